@@ -227,11 +227,11 @@ impl AdminView {
     pub(crate) fn explain(&self) -> Handler {
         let view = self.clone();
         Arc::new(move |request: Request<_>| {
-            let asked = |key: &str| {
+            let parameter = |key: &str| {
                 let query = request.uri().query().unwrap_or_default();
                 query.split('&').find_map(|pair| percent_decode(pair.strip_prefix(key)?.strip_prefix('=')?))
             };
-            let (namespace, name) = (asked("namespace"), asked("name"));
+            let (namespace, name) = (parameter("namespace"), parameter("name"));
             let answer = view.answer(|state| {
                 namespace.as_ref().is_none_or(|namespace| state.resource.id.namespace == *namespace)
                     && name.as_ref().is_none_or(|name| state.resource.id.name == *name)
@@ -323,9 +323,9 @@ impl ResourceStatus {
 impl MetricStatus {
     fn all(state: &ResourceState) -> Vec<Self> {
         let readings = state.readings.as_deref();
-        let told = |(place, metric): (usize, &ScaleResource)| {
+        let status = |(place, metric): (usize, &ScaleResource)| {
             let reading = readings.map(|readings| readings.get(place));
-            let (value, told) = match reading {
+            let (value, completeness) = match reading {
                 None => (None, None),
                 Some(None) => (None, Some("no value".to_owned())),
                 Some(Some(MetricReading { value: MetricValue::Number(value), coverage, .. })) => {
@@ -335,9 +335,9 @@ impl MetricStatus {
                     (None, Some(format!("{value}; {coverage}")))
                 }
             };
-            Self { name: metric.wire_name(), threshold: metric.threshold, value, completeness: told }
+            Self { name: metric.wire_name(), threshold: metric.threshold, value, completeness }
         };
-        state.metrics.iter().enumerate().map(told).collect()
+        state.metrics.iter().enumerate().map(status).collect()
     }
 }
 

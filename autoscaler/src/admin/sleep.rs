@@ -61,8 +61,8 @@ impl AdminView {
             return refuse(StatusCode::NOT_FOUND, &format!("no plugin lists {id}"));
         };
         let (answer, answered) = oneshot::channel();
-        let asked = cycle.request_sleep.send(SleepRequest { id: id.clone(), answer }).await;
-        let answered = match asked {
+        let sent = cycle.request_sleep.send(SleepRequest { id: id.clone(), answer }).await;
+        let answered = match sent {
             Ok(()) => answered.await.ok(),
             Err(_) => None,
         };

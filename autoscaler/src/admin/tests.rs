@@ -27,7 +27,7 @@ async fn get(handler: &Handler) -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_a_route_leads_and_what_comes_next() {
+async fn the_backend_of_an_interception_and_the_next_one() {
     let store = Store::with(["plain"]);
     let mut web = Resource::new(id("web"));
     web.replicas = 1;
@@ -95,10 +95,10 @@ async fn where_a_route_leads_and_what_comes_next() {
         }
     }
 
-    let told = get(&view.resources()).await;
-    assert_eq!(told["resources"][0]["interception"], Value::Null);
+    let answer = get(&view.resources()).await;
+    assert_eq!(answer["resources"][0]["interception"], Value::Null);
     assert_eq!(
-        told["resources"][2]["interception"],
+        answer["resources"][2]["interception"],
         json!({
             "backend": "both", "since": "10s", "requested": false, "refusal": "", "in_sync": true, "intercepted_for": "0s",
             "dlxs": ["a"], "next_backend": "workload", "waiting_for": "the endpoint propagation delay, 20s left",
@@ -140,6 +140,6 @@ async fn where_a_route_leads_and_what_comes_next() {
     // Who leads no more knows nothing of it.
     context.stop.cancel();
     tokio::task::yield_now().await;
-    let told = get(&view.resources()).await;
-    assert_eq!(told["resources"][2]["interception"], Value::Null);
+    let answer = get(&view.resources()).await;
+    assert_eq!(answer["resources"][2]["interception"], Value::Null);
 }

@@ -210,9 +210,9 @@ fn route(route: &Value) -> Vec<Vec<String>> {
         Some("both") => "the DLXs and its own pods".to_owned(),
         _ => "its own pods".to_owned(),
     };
-    let asked = if route["requested"] == true { "" } else { "; interception is not requested" };
+    let unrequested = if route["requested"] == true { "" } else { "; interception is not requested" };
     let mut rows =
-        vec![field("backend", format!("{leads}, since {}{asked}", display_value(&route["since"])))];
+        vec![field("backend", format!("{leads}, since {}{unrequested}", display_value(&route["since"])))];
     let named: Vec<_> = array_field(route, "dlxs").iter().map(display_value).collect();
     if !named.is_empty() {
         rows.push(field("named DLXs", named.join(", ")));
@@ -264,7 +264,7 @@ mod tests {
         });
         let answer = json!({"cycles": [{"kind": "deployment", "namespace": "*", "count": 3, "last": "1s",
             "took": "2ms", "error": null}]});
-        let told = render(&resource, &answer);
+        let text = render(&resource, &answer);
         let expected = "\
 shop/statefulset/db (deployment): awake, no action: active 3s ago, the window is 10m
   decision          keep (active), for 12s
@@ -284,6 +284,6 @@ shop/statefulset/db (deployment): awake, no action: active 3s ago, the window is
   last attempt      1m ago: reverted: no
   last cycle        number 3, 1s ago, took 2ms
 ";
-        assert_eq!(told, expected);
+        assert_eq!(text, expected);
     }
 }

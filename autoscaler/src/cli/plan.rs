@@ -138,19 +138,21 @@ fn render_section(title: &str, resources: &[Value], text: impl Fn(&Value) -> Opt
 
 /// Backends of the intercepted Services, and what they wait for.
 fn routes(resources: &[Value]) -> String {
-    let led: Vec<_> = resources.iter().filter(|resource| !resource["interception"].is_null()).collect();
-    if led.is_empty() {
+    let intercepted: Vec<_> =
+        resources.iter().filter(|resource| !resource["interception"].is_null()).collect();
+    if intercepted.is_empty() {
         return String::new();
     }
-    let count =
-        |leads: &str| led.iter().filter(|resource| resource["interception"]["backend"] == leads).count();
+    let count = |leads: &str| {
+        intercepted.iter().filter(|resource| resource["interception"]["backend"] == leads).count()
+    };
     let mut out = format!(
         "intercepted Services: {} to the DLXs, {} to both, {} to their own pods\n",
         count("dlx"),
         count("both"),
         count("own")
     );
-    let rows: Vec<_> = led
+    let rows: Vec<_> = intercepted
         .iter()
         .filter_map(|resource| {
             let route = &resource["interception"];

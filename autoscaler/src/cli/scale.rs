@@ -160,11 +160,11 @@ async fn request_wake(
 ) -> anyhow::Result<(StatusCode, Value)> {
     loop {
         let timeout = end.saturating_duration_since(Instant::now());
-        let asked = timeout_at(end, client.post("/api/v1/wake", &target.body(), timeout)).await;
-        let Ok(asked) = asked else {
+        let response = timeout_at(end, client.post("/api/v1/wake", &target.body(), timeout)).await;
+        let Ok(response) = response else {
             bail!("no answer within {}: the wake continues", duration::short(target.timeout));
         };
-        let (status, answer) = asked?;
+        let (status, answer) = response?;
         let goes_on = status == StatusCode::SERVICE_UNAVAILABLE && answer["error"] == "held_too_long";
         if !goes_on || Instant::now() >= end {
             return Ok((status, answer));

@@ -102,9 +102,10 @@ impl Cycle {
                             let message = record.failed_wake.clone();
                             return self.reporter.report(&id, Severity::Warning, "WakeFailed", message);
                         }
-                        let told = if repair.scaled_manually { "ScaledUpManually" } else { "RecordRepaired" };
+                        let event =
+                            if repair.scaled_manually { "ScaledUpManually" } else { "RecordRepaired" };
                         let message = format!("Its phase is {} now: {}", record.phase, record.reason);
-                        self.reporter.report(&id, Severity::Normal, told, message);
+                        self.reporter.report(&id, Severity::Normal, event, message);
                     }
                     Err(ScaleError::Conflict | ScaleError::Unsupported) => {}
                     Err(error) => {

@@ -33,7 +33,7 @@ async fn ten_thousand_resources() {
         resource.hosts = vec![format!("{}.example.org", resource.id.name)];
         resource.endpoints = vec![scaler_types::Endpoint::new("10.0.0.1:8080", "1")];
     }
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     let (folder, owned): (_, Vec<String>) =
         (state.path().to_owned(), names.iter().map(ToString::to_string).collect());
     thread::Builder::new()
@@ -43,12 +43,12 @@ async fn ten_thousand_resources() {
             runtime.block_on(async move {
                 let names: Vec<_> = owned.iter().map(String::as_str).collect();
                 let dlxs: Vec<_> = (0..3).map(|_| Dlx::quiet(&folder, &names)).collect();
-                tell.send(dlxs.iter().map(|dlx| dlx.asked.clone()).collect::<Vec<_>>()).unwrap();
+                sender.send(dlxs.iter().map(|dlx| dlx.requests.clone()).collect::<Vec<_>>()).unwrap();
                 std::future::pending::<()>().await;
             });
         })
         .unwrap();
-    let asked = told.recv().unwrap();
+    let requests = receiver.recv().unwrap();
     let context = CycleContext {
         members: members(state.path(), LONG),
         metrics: AutoscalerMetrics::new(&mut prometheus_client::registry::Registry::default()),
@@ -72,7 +72,7 @@ async fn ten_thousand_resources() {
         assert_eq!(work.decisions[&("keep", "recent_event")], RESOURCES as u64);
     }
     let spent = Duration::from_nanos((cpu("dlx") - before) / u64::from(CYCLES));
-    let questions: usize = asked.iter().map(|asked| asked.lock().unwrap().len()).sum();
+    let questions: usize = requests.iter().map(|of_one| of_one.lock().unwrap().len()).sum();
     let wall = cycle.states().cycles.took;
     println!(
         "{RESOURCES} resources, 3 DLXs: {spent:.1?} CPU per cycle ({wall:.1?} the last one in all), {} questions per cycle",
@@ -90,7 +90,7 @@ async fn ten_thousand_resources_of_a_prometheus() {
     let state = tempfile::tempdir().unwrap();
     let names: Vec<_> = (0..RESOURCES).map(|number| format!("resource-{number}")).collect();
     let store = Store::with(names.iter().map(String::as_str));
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     let (folder, owned) = (state.path().to_owned(), names.clone());
     let queries = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let counted = queries.clone();
@@ -117,13 +117,13 @@ async fn ten_thousand_resources_of_a_prometheus() {
                     crate::testing::Reply::Json(http::StatusCode::OK, answer.clone())
                 });
                 prometheus.leave();
-                tell.send(prometheus.address).unwrap();
+                sender.send(prometheus.address).unwrap();
                 let _alive = (dlxs, prometheus);
                 std::future::pending::<()>().await;
             });
         })
         .unwrap();
-    let address = told.recv().unwrap();
+    let address = receiver.recv().unwrap();
     let text = format!(
         "namespace: demo\nmetrics:\n  source: prometheus\n  url: http://{address}\n  scrapeInterval: 15s\n  queries:\n    \
          requests: {{query: 'sum by (name, namespace) (increase(requests_total[$window]))',\n      \
@@ -152,8 +152,8 @@ async fn ten_thousand_resources_of_a_prometheus() {
         assert_eq!(work.decisions[&("keep", "above_threshold")], RESOURCES as u64);
     }
     let spent = Duration::from_nanos((cpu("dlx") - before) / u64::from(CYCLES));
-    let asked = queries.load(std::sync::atomic::Ordering::Relaxed) / (CYCLES as usize + 1);
+    let requests = queries.load(std::sync::atomic::Ordering::Relaxed) / (CYCLES as usize + 1);
     println!(
-        "{RESOURCES} resources of a Prometheus, 3 DLXs: {spent:.1?} CPU per cycle, {asked} queries per cycle"
+        "{RESOURCES} resources of a Prometheus, 3 DLXs: {spent:.1?} CPU per cycle, {requests} queries per cycle"
     );
 }

@@ -179,10 +179,10 @@ impl Cycle {
                     Err(_) => break,
                 },
                 Some(ended) = self.running.join_next_with_id() => self.handle_finished(ended),
-                Some(asked) = self.sleep_requests.recv() => {
+                Some(request) = self.sleep_requests.recv() => {
                     tokio::select! {
                         () = stop.cancelled() => break,
-                        () = self.handle_sleep_request(asked) => {}
+                        () = self.handle_sleep_request(request) => {}
                     }
                 }
                 // Time is the event here: a resource becomes idle by nothing happening.
@@ -279,8 +279,8 @@ impl Cycle {
     }
 
     /// Runs a cycle in which the windows of the requested resource do not count.
-    async fn handle_sleep_request(&mut self, asked: SleepRequest) {
-        let SleepRequest { id, answer } = asked;
+    async fn handle_sleep_request(&mut self, request: SleepRequest) {
+        let SleepRequest { id, answer } = request;
         if self.states().resources.get(&id).is_some_and(|state| state.in_progress) {
             self.waiting.entry(id).or_default().push(answer);
             return;

@@ -159,8 +159,8 @@ impl ResourceStates {
         let Listed { readable, unreadable } = listed;
         for (resource, samples) in readable.into_iter().zip(samples) {
             let readings = readings.as_mut().map(|readings| readings.next().unwrap_or_default());
-            let told = Observed { samples, readings, source: &source, conditions };
-            self.observe_resource(now, resource, told, settings, &mut work);
+            let observed = Observed { samples, readings, source: &source, conditions };
+            self.observe_resource(now, resource, observed, settings, &mut work);
         }
         self.keep_unreadable(now, &Listed { readable: (), unreadable }, &mut work);
         let cycle = self.cycles.count;
@@ -229,7 +229,7 @@ impl ResourceStates {
         &mut self,
         now: Instant,
         resource: Resource,
-        told: Observed<'_>,
+        observed: Observed<'_>,
         settings: &Settings,
         work: &mut PlannedWork,
     ) {
@@ -246,7 +246,7 @@ impl ResourceStates {
             None => self.resources.entry(resource.id.clone()).or_insert(ResourceState::new(now, resource)),
         };
         state.cycle = cycle;
-        (state.samples, state.readings) = (told.samples, told.readings);
+        (state.samples, state.readings) = (observed.samples, observed.readings);
         let sleep_requested = self.sleep_requested.as_ref() == Some(&state.resource.id);
         state.resource.sleep_now |= sleep_requested;
         let failure = state.failure.clone().filter(|_| !sleep_requested);
@@ -265,7 +265,7 @@ impl ResourceStates {
             state.metrics = metrics.to_vec();
         }
         let measure = state.readings.as_deref().map_or(Measurements::Samples, Measurements::Readings);
-        let Observed { source, conditions, .. } = told;
+        let Observed { source, conditions, .. } = observed;
         let evidence = Evidence { source, samples: &state.samples, measure, conditions };
         state.set_decision(now, decide(now, &state.resource, metrics, evidence, &history));
         let refused = state.decision.refusal();
@@ -400,8 +400,8 @@ impl ResourceState {
 
     /// For how long it had been idle when it was seen last.
     fn idle(&self) -> Duration {
-        let told = self.samples.iter().filter_map(Sample::idle_for).min();
-        told.or_else(|| self.metrics.iter().map(|metric| metric.window_size).max()).unwrap_or_default()
+        let counted = self.samples.iter().filter_map(Sample::idle_for).min();
+        counted.or_else(|| self.metrics.iter().map(|metric| metric.window_size).max()).unwrap_or_default()
     }
 
     fn set_decision(&mut self, now: Instant, decision: Decision) {

@@ -61,7 +61,7 @@ impl Site {
         Running { states, set_active, ask, task: tokio::spawn(cycle.run()) }
     }
 
-    fn fences(&self, outcome: &'static str, reason: &'static str) -> u64 {
+    fn drain_attempts(&self, outcome: &'static str, reason: &'static str) -> u64 {
         self.context.metrics.drain_attempts.get_or_create(&DrainLabels { outcome, reason }).get()
     }
 }
@@ -89,7 +89,7 @@ impl Running {
 const OFTEN: Duration = Duration::from_millis(5);
 
 #[tokio::test]
-async fn idle_ones_go_to_zero_busy_ones_stay() {
+async fn idle_resources_are_scaled_to_zero_busy_ones_stay() {
     let site = Site::new(OFTEN, LONG);
     let store = Store::with(["hello", "busy"]);
     let _dlx = Dlx::quiet(site.state.path(), &["hello"]);
@@ -103,13 +103,13 @@ async fn idle_ones_go_to_zero_busy_ones_stay() {
     // No DLX tells anything of it.
     running.until(|states| states.resources[&id("busy")].decision.code() == "no_sample").await;
     assert_eq!(store.get("busy").record, Record::default());
-    assert_eq!(site.fences("committed", "confirmed"), 1);
+    assert_eq!(site.drain_attempts("committed", "confirmed"), 1);
     site.context.stop.cancel();
     running.ends().await;
 }
 
 #[tokio::test]
-async fn while_one_is_silent_no_fence_is_tried() {
+async fn while_a_dlx_is_unreachable_no_attempt_is_made() {
     let site = Site::new(OFTEN, SHORT);
     let store = Store::with(["hello"]);
     let _good = Dlx::quiet(site.state.path(), &["hello"]);
@@ -132,7 +132,7 @@ async fn while_one_is_silent_no_fence_is_tried() {
 }
 
 #[tokio::test]
-async fn what_is_left_behind_is_mended_and_then_goes_its_way() {
+async fn a_stale_record_is_repaired_and_then_decided_on() {
     let site = Site::new(OFTEN, LONG);
     let store = Store::with(["hello"]);
     store.write("hello", Phase::Draining);
@@ -161,11 +161,11 @@ async fn a_scale_that_fails_is_reported_and_not_hammered() {
                 .is_some_and(|state| state.failure.as_ref().is_some_and(|failure| failure.attempts == 3))
         })
         .await;
-    let told = match &running.states.lock().unwrap().resources[&id("hello")].last_attempt {
+    let last_attempt = match &running.states.lock().unwrap().resources[&id("hello")].last_attempt {
         Some((end, _)) => end.to_string(),
         None => String::new(),
     };
-    assert_eq!(told, "failed: scaling to zero: the process does not end");
+    assert_eq!(last_attempt, "failed: scaling to zero: the process does not end");
     store
         .until(|store| {
             store.resources[&id("hello")].record.reason
@@ -197,7 +197,7 @@ async fn a_plugin_that_hangs_delays_no_other() {
 
 /// All within one cycle: those that wait for a place do not wait for the next one.
 #[tokio::test]
-async fn many_go_to_zero_a_bounded_number_at_a_time() {
+async fn many_are_scaled_to_zero_a_bounded_number_at_a_time() {
     let site = Site::new(LONG, LONG);
     let names: Vec<_> = (0..300).map(|number| format!("r{number}")).collect();
     let names: Vec<_> = names.iter().map(String::as_str).collect();
@@ -223,10 +223,10 @@ async fn many_go_to_zero_a_bounded_number_at_a_time() {
 
 /// The try waits for a DLX; the cycles go on, and no second try of the same resource begins.
 #[tokio::test]
-async fn a_try_does_not_hold_up_the_next_cycle() {
+async fn an_attempt_does_not_hold_up_the_next_cycle() {
     let site = Site::new(OFTEN, LONG);
     let store = Store::with(["hello"]);
-    let dlx = Dlx::start(site.state.path(), |member, asked| match asked.path.as_str() {
+    let dlx = Dlx::start(site.state.path(), |member, request| match request.path.as_str() {
         "/api/v1/confirm-drain" => Reply::Never,
         _ => Reply::Json(
             http::StatusCode::OK,
@@ -246,14 +246,14 @@ async fn a_try_does_not_hold_up_the_next_cycle() {
     let states = states.lock().unwrap();
     assert_eq!(states.resources[&id("hello")].failed_drains, [(("reverted", "stopping"), 1)].into());
     assert_eq!((store.get("hello").record.phase, store.get("hello").replicas), (Phase::Active, 1));
-    assert_eq!(site.fences("reverted", "stopping"), 1);
+    assert_eq!(site.drain_attempts("reverted", "stopping"), 1);
 }
 
 #[tokio::test]
 async fn another_file_changes_the_cycle_and_none_ends_it() {
     let mut site = Site::new(LONG, LONG);
     let (first, second) = (Store::with(["hello"]), Store::with(["hello"]));
-    let _dlx = Dlx::start(site.state.path(), |member, asked| match asked.path.as_str() {
+    let _dlx = Dlx::start(site.state.path(), |member, request| match request.path.as_str() {
         "/api/v1/confirm-drain" => refused("2 requests in flight"),
         _ => Reply::Json(
             http::StatusCode::OK,
@@ -279,13 +279,13 @@ async fn another_file_changes_the_cycle_and_none_ends_it() {
 }
 
 #[tokio::test]
-async fn a_nonce_of_its_own_for_every_try() {
+async fn every_attempt_has_its_own_nonce() {
     let site = Site::new(OFTEN, LONG);
     let store = Store::with(["hello"]);
     let nonces = Arc::new(Mutex::new(Vec::<Nonce>::new()));
     let seen = nonces.clone();
     store.on_write(move |_, record| seen.lock().unwrap().push(record.nonce));
-    let _dlx = Dlx::start(site.state.path(), |member, asked| match asked.path.as_str() {
+    let _dlx = Dlx::start(site.state.path(), |member, request| match request.path.as_str() {
         "/api/v1/confirm-drain" => refused("1 requests held"),
         _ => Reply::Json(
             http::StatusCode::OK,
@@ -304,7 +304,7 @@ async fn a_nonce_of_its_own_for_every_try() {
 }
 
 #[tokio::test]
-async fn a_plugin_that_cannot_tell_changes_nothing() {
+async fn a_plugin_that_cannot_list_changes_nothing() {
     let site = Site::new(OFTEN, LONG);
     let store = Store::with(["hello"]);
     let _dlx = Dlx::start(site.state.path(), |_, _| confirmed());
@@ -318,10 +318,10 @@ async fn a_plugin_that_cannot_tell_changes_nothing() {
 }
 
 /// A DLX that has just forwarded a request for `hello`, and confirms all the same: it has its answer.
-fn just_asked(member: &str, asked: &crate::testing::ReceivedRequest) -> Reply {
+fn just_requested(member: &str, request: &crate::testing::ReceivedRequest) -> Reply {
     let mut active = crate::testing::idle("hello");
     active["idle"] = "1s".into();
-    match asked.path.as_str() {
+    match request.path.as_str() {
         "/api/v1/confirm-drain" => confirmed(),
         _ => Reply::Json(http::StatusCode::OK, crate::testing::activity(member, std::iter::once(active))),
     }
@@ -334,12 +334,12 @@ async fn ask(running: &Running, name: &str) -> SleepOutcome {
 }
 
 #[tokio::test]
-async fn a_person_need_not_wait_for_the_window() {
+async fn a_user_need_not_wait_for_the_window() {
     let site = Site::new(LONG, LONG);
     let store = Store::with(["hello"]);
     let mut paused = store.get("hello");
     paused.keep_awake = "paused".to_owned();
-    let dlx = Dlx::start(site.state.path(), just_asked);
+    let dlx = Dlx::start(site.state.path(), just_requested);
     let running = site.run(&store);
     running.until(|states| states.cycles.count == 1).await;
     assert_eq!(running.states.lock().unwrap().resources[&id("hello")].decision.code(), "active");
@@ -361,12 +361,12 @@ async fn a_person_need_not_wait_for_the_window() {
 }
 
 #[tokio::test]
-async fn a_person_is_told_what_stands_in_the_way() {
+async fn a_user_is_told_what_prevents_it() {
     let site = Site::new(LONG, LONG);
     let store = Store::with(["hello"]);
-    let dlx = Dlx::start(site.state.path(), |member, asked| match asked.path.as_str() {
+    let dlx = Dlx::start(site.state.path(), |member, request| match request.path.as_str() {
         "/api/v1/confirm-drain" => refused("1 requests in flight"),
-        _ => just_asked(member, asked),
+        _ => just_requested(member, request),
     });
     let running = site.run(&store);
     let SleepOutcome::Attempted(end) = ask(&running, "hello").await else { panic!("no try was made") };
@@ -386,7 +386,7 @@ fn reported(store: &crate::testing::Inner, reason: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn owners_are_told_once() {
+async fn users_are_told_once() {
     let site = Site::new(OFTEN, SHORT);
     let store = Store::with(["hello"]);
     let _good = Dlx::quiet(site.state.path(), &["hello"]);
@@ -395,8 +395,8 @@ async fn owners_are_told_once() {
     store.until(|store| !reported(store, "NotScaledToZero").is_empty()).await;
     let count = running.states.lock().unwrap().cycles.count;
     running.until(|states| states.cycles.count > count + 3).await;
-    let told = format!("Kept awake: no answer from DLX {}", silent.name);
-    assert_eq!(reported(&store.inner(), "NotScaledToZero"), [told]);
+    let expected = format!("Kept awake: no answer from DLX {}", silent.name);
+    assert_eq!(reported(&store.inner(), "NotScaledToZero"), [expected]);
     silent.leave();
     running.until(|states| states.resources[&id("hello")].decision.code() == "dlx_left").await;
     // Its owner does not wait for the window.
@@ -417,7 +417,7 @@ async fn owners_are_told_once() {
 
 /// Tries in traffic mode `when-asleep` take their time, and nobody else's place.
 #[tokio::test]
-async fn tries_that_wait_for_a_route_keep_no_other_waiting() {
+async fn attempts_that_wait_for_an_interception_keep_no_other_waiting() {
     let mut site = Site::new(LONG, LONG);
     let directs: Vec<_> = (0..200).map(|number| format!("direct-{number}")).collect();
     let names: Vec<_> = directs.iter().map(String::as_str).chain(["hello"]).collect();

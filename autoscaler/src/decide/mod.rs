@@ -122,7 +122,7 @@ fn find_idle(
     }
     let mut idle = None;
     for (place, metric) in metrics.iter().enumerate() {
-        let told = match measure {
+        let by_metric = match measure {
             Measurements::Samples if resource.traffic_mode == TrafficMode::External => {
                 return Err(Reason::TrafficModeExternal);
             }
@@ -130,9 +130,9 @@ fn find_idle(
             Measurements::Readings(readings) => Some(check_reading(metric, readings.get(place))?),
         };
         // The metric that came closest to its threshold is the reason, a missing value last.
-        idle = match (idle, told) {
+        idle = match (idle, by_metric) {
             (Some(state @ Idle::Below { .. }), Some(Idle::Absent { .. })) => Some(state),
-            (state, told) => told.or(state),
+            (state, by_metric) => by_metric.or(state),
         };
     }
     let largest = metrics.iter().map(|metric| metric.window_size).max().unwrap_or_default();

@@ -240,19 +240,19 @@ fn every_rule() {
             }),
         ),
         // No windows, thresholds and events; all else as ever.
-        ("in_flight", Case::asked(|case| case.samples[0].in_flight = 1)),
-        ("no_sample", Case::asked(|case| drop(case.samples.remove(0)))),
-        ("no_dlx", Case::asked(|case| case.source.unknown = Some(ActivityUnknown::NoDlx))),
+        ("in_flight", Case::requested(|case| case.samples[0].in_flight = 1)),
+        ("no_sample", Case::requested(|case| drop(case.samples.remove(0)))),
+        ("no_dlx", Case::requested(|case| case.source.unknown = Some(ActivityUnknown::NoDlx))),
         (
             "dlx_unreachable",
-            Case::asked(|case| {
+            Case::requested(|case| {
                 case.source.unknown = Some(ActivityUnknown::Unreachable(["b".to_owned()].into()))
             }),
         ),
-        ("no_replicas", Case::asked(|case| case.resource.replicas = 0)),
-        ("not_active", Case::asked(|case| case.resource.record.phase = Phase::Waking)),
-        ("newer_record", Case::asked(|case| case.resource.record.format = Record::FORMAT + 1)),
-        ("scale_failed", Case::asked(|case| case.history.failure = Some(failure(case.now + SECOND)))),
+        ("no_replicas", Case::requested(|case| case.resource.replicas = 0)),
+        ("not_active", Case::requested(|case| case.resource.record.phase = Phase::Waking)),
+        ("newer_record", Case::requested(|case| case.resource.record.format = Record::FORMAT + 1)),
+        ("scale_failed", Case::requested(|case| case.history.failure = Some(failure(case.now + SECOND)))),
     ];
     for (place, (code, case)) in keep.iter().enumerate() {
         let decision = case.decide();
@@ -263,15 +263,15 @@ fn every_rule() {
         ("quiet", Case::idle()),
         // A crash loop.
         ("quiet", Case::with(|case| case.resource.record.phase = Phase::Failed)),
-        ("requested", Case::asked(|_| {})),
+        ("requested", Case::requested(|_| {})),
         ("quiet", Case::woken(WINDOW)),
-        ("requested", Case::asked(|case| case.event(ScaleEvent::ScaleFromZeroCompleted, Duration::ZERO))),
-        ("requested", Case::asked(|case| case.history.gap = left(case.now))),
-        ("requested", Case::asked(|case| case.metrics.clear())),
-        ("requested", Case::asked(|case| case.metrics[0].metric_name = "cpu".to_owned())),
+        ("requested", Case::requested(|case| case.event(ScaleEvent::ScaleFromZeroCompleted, Duration::ZERO))),
+        ("requested", Case::requested(|case| case.history.gap = left(case.now))),
+        ("requested", Case::requested(|case| case.metrics.clear())),
+        ("requested", Case::requested(|case| case.metrics[0].metric_name = "cpu".to_owned())),
         (
             "requested",
-            Case::asked(|case| {
+            Case::requested(|case| {
                 case.samples.iter_mut().for_each(|sample| {
                     (sample.idle, sample.counted_for) = (Some(Duration::ZERO), Duration::ZERO);
                 });
@@ -280,7 +280,7 @@ fn every_rule() {
         // The DLXs see nothing of it, and its controller promises what is promised.
         (
             "requested",
-            Case::asked(|case| {
+            Case::requested(|case| {
                 case.resource.traffic_mode = TrafficMode::External;
                 case.samples.clear();
                 case.source = DlxReports { unknown: Some(ActivityUnknown::NoDlx), ..DlxReports::default() };
@@ -325,7 +325,7 @@ fn every_rule_of_a_source_beside_the_dlxs() {
     let keep: Vec<(&str, Case)> = vec![
         ("above_threshold", Case::with_reading(|_, reading| reading.value = MetricValue::Number(0.5))),
         // Known to be busy, whatever else is not known.
-        ("above_threshold", Case::with_reading(|_, told| *told = reading(3.0, SampleCount::Nothing))),
+        ("above_threshold", Case::with_reading(|_, slot| *slot = reading(3.0, SampleCount::Nothing))),
         ("not_a_number", Case::with_reading(|_, reading| reading.value = MetricValue::Number(f64::NAN))),
         ("not_a_number", Case::with_reading(|_, reading| reading.value = MetricValue::Number(f64::INFINITY))),
         (
@@ -448,7 +448,7 @@ fn every_rule_of_a_source_beside_the_dlxs() {
 
 impl Case {
     /// The same with its owner's wish to have it asleep.
-    fn asked(change: impl FnOnce(&mut Self)) -> Self {
+    fn requested(change: impl FnOnce(&mut Self)) -> Self {
         Self::with(|case| {
             case.resource.sleep_now = true;
             change(case);
@@ -478,28 +478,28 @@ impl Case {
 /// What a person reads at 3 a.m.
 #[test]
 fn reasons_say_what_is_known() {
-    let told = |case: Case| case.decide().to_string();
-    assert_eq!(told(Case::idle()), "idle for 10m");
+    let reason = |case: Case| case.decide().to_string();
+    assert_eq!(reason(Case::idle()), "idle for 10m");
     assert_eq!(
-        told(Case::with(|case| case.metrics[0].metric_name = "cpu".to_owned())),
+        reason(Case::with(|case| case.metrics[0].metric_name = "cpu".to_owned())),
         "the metric source dlx has no metric \"cpu\": it counts \"requests\" only"
     );
     assert_eq!(
-        told(Case::with(|case| case.samples[1].counted_for = 10 * SECOND)),
+        reason(Case::with(|case| case.samples[1].counted_for = 10 * SECOND)),
         "DLX b has counted its requests for only 10s, the window is 10m"
     );
     assert_eq!(
-        told(Case::with(
+        reason(Case::with(
             |case| case.source.unknown = Some(ActivityUnknown::Unreachable(["b".to_owned()].into()))
         )),
         "no answer from DLX b"
     );
     assert_eq!(
-        told(Case::counted(5.0, |case| case.samples[0].counts = vec![(WINDOW, 6)])),
+        reason(Case::counted(5.0, |case| case.samples[0].counts = vec![(WINDOW, 6)])),
         "requests_per_10m is 6, the threshold is 5"
     );
     assert_eq!(
-        told(Case::with(|case| case.event(ScaleEvent::ResourceUpdated, 90 * SECOND))),
+        reason(Case::with(|case| case.event(ScaleEvent::ResourceUpdated, 90 * SECOND))),
         "resourceUpdated 1m30s ago, the largest window is 10m"
     );
 }

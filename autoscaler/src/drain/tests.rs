@@ -76,7 +76,7 @@ impl Site {
 }
 
 #[tokio::test]
-async fn confirmed_by_all_it_goes_to_zero() {
+async fn confirmed_by_all_it_is_scaled_to_zero() {
     let site = Site::new();
     let dlxs = [site.dlx(confirmed), site.dlx(confirmed)];
     assert_eq!(site.run().await, DrainOutcome::Committed);
@@ -84,12 +84,12 @@ async fn confirmed_by_all_it_goes_to_zero() {
     let record = site.store.get("hello").record;
     assert_eq!(record.reason, "idle for 10m");
     for dlx in &dlxs {
-        let asked = dlx.asked.lock().unwrap().clone();
-        assert_eq!(asked.len(), 1);
-        assert_eq!(asked[0].path, "/api/v1/confirm-drain");
-        assert_eq!(asked[0].authorization.as_deref(), Some("Bearer secret"));
+        let requests = dlx.requests.lock().unwrap().clone();
+        assert_eq!(requests.len(), 1);
+        assert_eq!(requests[0].path, "/api/v1/confirm-drain");
+        assert_eq!(requests[0].authorization.as_deref(), Some("Bearer secret"));
         assert_eq!(
-            asked[0].body,
+            requests[0].body,
             json!({"namespace": "demo", "name": "hello", "kind": KIND, "nonce": record.nonce.to_string(),
                    "wait": "30m", "member": dlx.name})
         );
@@ -98,7 +98,7 @@ async fn confirmed_by_all_it_goes_to_zero() {
 }
 
 #[tokio::test]
-async fn one_refusal_reverts_and_waits_for_nobody() {
+async fn one_refusal_reverts_and_waits_for_no_other() {
     let site = Site::new();
     let _slow = site.dlx(|| Reply::Never);
     let refusing = site.dlx(|| refused("2 requests in flight"));
@@ -109,7 +109,7 @@ async fn one_refusal_reverts_and_waits_for_nobody() {
 }
 
 #[tokio::test]
-async fn one_that_is_silent_reverts() {
+async fn an_unreachable_dlx_reverts() {
     let site = Site::new();
     let (_confirming, _silent) = (site.dlx(confirmed), site.dlx(|| Reply::Never));
     let end = site.run_with(Rules::default(), SHORT).await;
@@ -146,7 +146,7 @@ async fn without_a_dlx_nothing_sleeps() {
 }
 
 #[tokio::test]
-async fn members_that_cannot_be_told_are_not_none() {
+async fn members_that_cannot_be_read_are_not_none() {
     let site = Site::new();
     std::fs::write(site.state.path().join("members"), "no folder").unwrap();
     let end = site.run().await;
@@ -156,7 +156,7 @@ async fn members_that_cannot_be_told_are_not_none() {
 
 /// A DLX that registers once the fence is written may have missed nothing, but whoever it is, it is asked.
 #[tokio::test]
-async fn who_joins_after_the_fence_was_written_is_asked() {
+async fn a_dlx_that_joins_after_the_record_was_written_is_asked() {
     let joins = |site: &Site| {
         let (state, joined) = (site.state.path().to_owned(), Arc::new(std::sync::Mutex::new(Vec::new())));
         let keep = joined.clone();
@@ -206,7 +206,7 @@ async fn a_request_after_the_confirmation_wins() {
 }
 
 #[tokio::test]
-async fn what_somebody_else_changed_is_left_alone() {
+async fn what_another_writer_changed_is_left_alone() {
     let site = Site::new();
     let dlx = site.dlx(confirmed);
     let stale = site.store.get("hello");
@@ -225,7 +225,7 @@ async fn what_somebody_else_changed_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_call_that_fails_is_told() {
+async fn a_failed_call_is_reported() {
     let unreachable = ScaleError::Retry { after: Duration::ZERO, reason: "no route".to_owned() };
     let site = Site::new();
     let _dlx = site.dlx(confirmed);
@@ -250,7 +250,7 @@ async fn a_call_that_fails_is_told() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_fenced_stays_awake() {
+async fn what_cannot_be_drained_stays_awake() {
     let site = Site::new();
     let dlx = site.dlx(|| refused("2 requests in flight"));
     site.store.inner().refuse_records = Some(ScaleError::Unsupported);
@@ -264,7 +264,7 @@ async fn what_cannot_be_fenced_stays_awake() {
 }
 
 #[tokio::test]
-async fn who_stops_reverts_at_once() {
+async fn a_stopping_process_reverts_at_once() {
     let site = Site::new();
     let stop = site.stop.clone();
     let _dlx = site.dlx(move || {
@@ -277,7 +277,7 @@ async fn who_stops_reverts_at_once() {
 
 /// Its requests pass no DLX that could confirm anything: one write that tests the version, and nobody is asked.
 #[tokio::test]
-async fn with_path_external_nobody_is_asked() {
+async fn in_traffic_mode_external_no_dlx_is_asked() {
     let site = Site::new();
     let dlx = site.dlx(|| refused("1 requests in flight"));
     let mut external = site.store.get("hello");

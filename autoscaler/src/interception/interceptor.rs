@@ -221,10 +221,10 @@ impl Interceptor {
                 }
                 continue;
             };
-            let before = inner.resources.get(&resource.id).map(|led| led.route.backend);
+            let before = inner.resources.get(&resource.id).map(|intercepted| intercepted.route.backend);
             match inner.resources.get_mut(&resource.id) {
-                Some(led) => {
-                    if let Some(moved) = led.update(now, resource, route) {
+                Some(intercepted) => {
+                    if let Some(moved) = intercepted.update(now, resource, route) {
                         self.report_change(&resource.id, moved, resource);
                     }
                 }
@@ -245,9 +245,9 @@ impl Interceptor {
         }
         for id in gone {
             // Most never had one.
-            let Some(led) = inner.resources.remove(&id) else { continue };
-            self.count_backend(Some(led.route.backend), None);
-            if led.route.backend != Backend::Workload {
+            let Some(intercepted) = inner.resources.remove(&id) else { continue };
+            self.count_backend(Some(intercepted.route.backend), None);
+            if intercepted.route.backend != Backend::Workload {
                 self.report_removed(&id);
             }
             inner.dirty.insert(id);
@@ -298,10 +298,10 @@ impl Interceptor {
         if let Some(again) = inner.publish_progress(id, at) {
             self.timers.insert((again, id.clone()));
         }
-        let (Some(led), waiting) = inner.resource_and_attempt(id) else { return };
-        let DueActions { call, wake, again } = led.due_actions(at, waiting);
+        let (Some(intercepted), waiting) = inner.resource_and_attempt(id) else { return };
+        let DueActions { call, wake, again } = intercepted.due_actions(at, waiting);
         for (kind, due) in [(SET_BACKEND, call.is_some()), (WAKES, wake)] {
-            if due && !std::mem::replace(&mut led.queued[kind], true) {
+            if due && !std::mem::replace(&mut intercepted.queued[kind], true) {
                 self.queues[kind].push_back(id.clone());
             }
         }
@@ -324,7 +324,7 @@ impl Interceptor {
 impl Drop for Interceptor {
     fn drop(&mut self) {
         let mut inner = self.table.inner();
-        for leads in inner.resources.drain().map(|(_, led)| led.route.backend) {
+        for leads in inner.resources.drain().map(|(_, intercepted)| intercepted.route.backend) {
             self.context.metrics.interceptions.get_or_create(&BackendLabels::new(&self.labels, leads)).dec();
         }
         inner.reachable = None;

@@ -52,8 +52,8 @@ pub(crate) fn check_ready(
     conditions: InterceptionConditions,
 ) -> Result<(), InterceptionNotReady> {
     match resource.traffic_mode {
-        TrafficMode::Always => led(resource, metrics, measure, conditions),
-        TrafficMode::WhenAsleep => direct(resource, metrics, measure, conditions),
+        TrafficMode::Always => check_always(resource, metrics, measure, conditions),
+        TrafficMode::WhenAsleep => check_when_asleep(resource, metrics, measure, conditions),
         // An unknown mode never gets here.
         TrafficMode::External | TrafficMode::Unknown => Ok(()),
     }
@@ -61,7 +61,7 @@ pub(crate) fn check_ready(
 
 /// Whether every request passes the DLXs, and has for as long as it takes to know: what they counted before is not all there
 /// was. Without an interception its users point its traffic at the DLXs.
-fn led(
+fn check_always(
     resource: &Resource,
     metrics: &[ScaleResource],
     measure: Measurements<'_>,
@@ -92,7 +92,7 @@ fn led(
 
 /// Whether an attempt is possible on a resource whose requests bypass the DLXs while it is awake: its Service can be switched, and a source measures
 /// how busy it is after that.
-fn direct(
+fn check_when_asleep(
     resource: &Resource,
     metrics: &[ScaleResource],
     measure: Measurements<'_>,

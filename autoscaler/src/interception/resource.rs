@@ -34,8 +34,8 @@ pub(super) struct InterceptedResource {
     /// Its record, version and whether it has replicas.
     pub(super) seen: Seen,
     pub(super) route: Interception,
-    /// When that was told.
-    told: Instant,
+    /// When the plugin listed that.
+    listed_at: Instant,
     /// Since when it has this backend, as far as this process saw.
     since: Instant,
     /// Since when its own endpoints have been ready while its Service points to both.
@@ -165,7 +165,7 @@ impl InterceptedResource {
             path: resource.traffic_mode,
             seen: plugin::protocol_seen(resource),
             route: route.clone(),
-            told: now,
+            listed_at: now,
             since: now,
             workload_ready: None,
             calling: None,
@@ -204,7 +204,7 @@ impl InterceptedResource {
         self.route = route.clone();
         self.used = last_used(resource);
         (self.readiness, self.up) = (resource.resource_readiness_timeout, is_up(resource));
-        self.told = now;
+        self.listed_at = now;
         self.track_workload_ready(now);
         if let Some(pause) = self.pause.as_mut().filter(|pause| pause.conflict) {
             pause.until = now;
@@ -230,7 +230,9 @@ impl InterceptedResource {
     /// For how long every new connection has gone to a DLX.
     fn intercepted_for(&self, now: Instant) -> Duration {
         match self.route.backend {
-            Backend::Dlx if self.route.in_sync => self.route.intercepted_for + now.duration_since(self.told),
+            Backend::Dlx if self.route.in_sync => {
+                self.route.intercepted_for + now.duration_since(self.listed_at)
+            }
             _ => Duration::ZERO,
         }
     }
@@ -326,16 +328,16 @@ impl InterceptedResource {
         self.calling = None;
         let before = self.pause.take().filter(|pause| pause.what == to);
         let pause = RetryPause::after_call(now, to, before.as_ref(), result);
-        let told = match result {
+        let failure = match result {
             Err(ScaleError::Terminal { .. } | ScaleError::Unsupported) => pause.failed.clone(),
             _ => None,
         };
         self.pause = Some(pause);
-        if told.is_none() || told == self.reported {
+        if failure.is_none() || failure == self.reported {
             return None;
         }
-        self.reported.clone_from(&told);
-        told
+        self.reported.clone_from(&failure);
+        failure
     }
 
     /// A wake begins.

@@ -43,7 +43,7 @@ pub(super) struct Inner {
 #[derive(Debug)]
 struct WaitingEntry {
     waiting: WaitingAttempt,
-    tell: watch::Sender<SwitchoverProgress>,
+    sender: watch::Sender<SwitchoverProgress>,
 }
 
 /// The progress of the switchover of one attempt.
@@ -73,11 +73,11 @@ pub(crate) struct PendingSwitchover {
 impl InterceptionTable {
     /// Begins the switchover of a resource whose drain every DLX has confirmed. `before`: the record's nonce before the attempt; `fence`: its own.
     pub(crate) fn begin_switchover(&self, id: &ResourceId, before: Nonce, fence: Nonce) -> PendingSwitchover {
-        let (tell, progress) = watch::channel(SwitchoverProgress::default());
+        let (sender, progress) = watch::channel(SwitchoverProgress::default());
         let waiting = WaitingAttempt { nonces: [before, fence], seen: false };
         {
             let mut inner = self.inner();
-            inner.waiting.insert(id.clone(), WaitingEntry { waiting, tell });
+            inner.waiting.insert(id.clone(), WaitingEntry { waiting, sender });
             inner.dirty.insert(id.clone());
         }
         self.0.changed.notify_one();
@@ -125,7 +125,7 @@ impl Inner {
 
     /// Publishes the progress to the attempt that waits for it; returns when to check again.
     pub(super) fn publish_progress(&mut self, id: &ResourceId, at: StepContext) -> Option<Instant> {
-        let WaitingEntry { waiting, tell } = self.waiting.get_mut(id)?;
+        let WaitingEntry { waiting, sender } = self.waiting.get_mut(id)?;
         let (progress, again) = match self.resources.get(id) {
             _ if self.reachable == Some(false) => {
                 (SwitchoverProgress::Lost("its plugin cannot list resources now".into()), None)
@@ -137,7 +137,7 @@ impl Inner {
             }
             Some(resource) => resource.switchover_progress(at, waiting),
         };
-        tell.send_if_modified(|known| {
+        sender.send_if_modified(|known| {
             let differs = *known != progress;
             *known = progress;
             differs

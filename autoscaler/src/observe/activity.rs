@@ -183,7 +183,7 @@ impl Sample {
 
     /// Requests within `window`, if it told.
     pub(crate) fn count(&self, window: Duration) -> Option<u64> {
-        self.counts.iter().find(|(asked, _)| *asked == window).map(|(_, count)| *count)
+        self.counts.iter().find(|(of_window, _)| *of_window == window).map(|(_, count)| *count)
     }
 }
 

@@ -93,9 +93,9 @@ pub(crate) async fn query_activity(
     let places = index_by_name(resources);
     let mut samples = vec![Vec::with_capacity(live.len()); resources.len()];
     let mut unreachable = Vec::new();
-    while let Some(asked) = questions.join_next().await {
+    while let Some(answered) = questions.join_next().await {
         // A question that panicked is one that was not answered; its member is missing below.
-        let Ok((member, answer)) = asked else { continue };
+        let Ok((member, answer)) = answered else { continue };
         let name: Arc<str> = member.name.as_str().into();
         let merged = answer.and_then(|body| {
             merge(&body, &name, Duration::ZERO, kind, &places, &mut samples)
@@ -167,23 +167,24 @@ fn merge(
         // One that took over the address of another knows nothing of what the other did.
         return Err(SourceError::OtherDlx(answer.member.into_owned()));
     }
-    for told in answer.resources {
-        if told.kind != kind {
+    for resource in answer.resources {
+        if resource.kind != kind {
             continue;
         }
-        let Some(place) = places.get(&*told.namespace).and_then(|names| names.get(&*told.name)) else {
+        let Some(place) = places.get(&*resource.namespace).and_then(|names| names.get(&*resource.name))
+        else {
             continue;
         };
-        let counts = told.windows.iter().map(|(window, count)| Ok((duration::parse(window)?, *count)));
+        let counts = resource.windows.iter().map(|(window, count)| Ok((duration::parse(window)?, *count)));
         let counts: Result<_, duration::NotADuration> = counts.collect();
         let sample = Sample {
             member: member.clone(),
-            requests: told.requests,
-            in_flight: told.in_flight,
-            held: told.held,
-            idle: told.idle,
-            counted_for: told.counted_for,
-            counted_since_start: told.counted_since_start,
+            requests: resource.requests,
+            in_flight: resource.in_flight,
+            held: resource.held,
+            idle: resource.idle,
+            counted_for: resource.counted_for,
+            counted_since_start: resource.counted_since_start,
             counts: counts?,
         };
         samples[*place].push(sample.later(ago));

@@ -186,21 +186,21 @@ impl KubernetesSource {
             }
         }
         let mut answers: HashMap<(String, Duration), Result<ObjectValues, Arc<str>>> = HashMap::new();
-        while let Some(asked) = questions.join_next().await {
+        while let Some(answered) = questions.join_next().await {
             // A question that panicked is one without an answer: its resources have no value.
-            let Ok((name, window, namespace, answer)) = asked else { continue };
-            let told = answers
+            let Ok((name, window, namespace, answer)) = answered else { continue };
+            let table_values = answers
                 .entry((name, window))
                 .or_insert_with(|| Ok(vec![(ValueSlot::default(), None); listed.len()]));
-            match (told.as_mut(), answer) {
-                (Ok(told), Ok(values)) => add(told, places.get(namespace.as_str()), values),
-                (Ok(_), Err(error)) => *told = Err(causes(&*error).into()),
+            match (table_values.as_mut(), answer) {
+                (Ok(known), Ok(values)) => add(known, places.get(namespace.as_str()), values),
+                (Ok(_), Err(error)) => *table_values = Err(causes(&*error).into()),
                 (Err(_), _) => {}
             }
         }
         let mut tables = ReadingTables::new();
-        for ((name, window), told) in answers {
-            let table = table(&name, window, told);
+        for ((name, window), values) in answers {
+            let table = table(&name, window, values);
             tables.entry(name).or_default().insert(window, table);
         }
         tables
@@ -303,11 +303,11 @@ fn wire_name(name: &str, window: Duration) -> String {
     ScaleResource { metric_name: name.to_owned(), window_size: window, threshold: 0.0 }.wire_name()
 }
 
-fn add(told: &mut ObjectValues, names: Option<&HashMap<&str, usize>>, values: Vec<ObjectMetric>) {
+fn add(known: &mut ObjectValues, names: Option<&HashMap<&str, usize>>, values: Vec<ObjectMetric>) {
     let Some(names) = names else { return };
     for ObjectMetric { described_object, value, window_seconds } in values {
         let Some(place) = names.get(described_object.name.as_str()) else { continue };
-        let (slot, over) = &mut told[*place];
+        let (slot, over) = &mut known[*place];
         // What is no quantity is no number.
         slot.add(quantity::parse(&value).unwrap_or(f64::NAN));
         *over = window_seconds
@@ -317,13 +317,13 @@ fn add(told: &mut ObjectValues, names: Option<&HashMap<&str, usize>>, values: Ve
     }
 }
 
-fn table(name: &str, window: Duration, told: Result<ObjectValues, Arc<str>>) -> ReadingTable {
+fn table(name: &str, window: Duration, values: Result<ObjectValues, Arc<str>>) -> ReadingTable {
     let metric: Arc<str> = wire_name(name, window).into();
     ReadingTable::new(move |place| {
-        let (value, coverage) = match &told {
+        let (value, coverage) = match &values {
             // What the metric's name says, unless the API says otherwise.
-            Ok(told) => {
-                let (slot, over) = told[place];
+            Ok(values) => {
+                let (slot, over) = values[place];
                 (slot.value(false), over.map_or(Completeness::Guaranteed, Completeness::Only))
             }
             Err(error) => (MetricValue::Failed(error.clone()), Completeness::Guaranteed),

@@ -118,9 +118,9 @@ impl PrometheusSource {
             }
         }
         let mut answers: HashMap<(String, Duration), [Slots; 2]> = HashMap::new();
-        while let Some(asked) = questions.join_next().await {
+        while let Some(answered) = questions.join_next().await {
             // A question that panicked is one without an answer.
-            let Ok((key, counts, answer)) = asked else { continue };
+            let Ok((key, counts, answer)) = answered else { continue };
             let label = settings.queries.get(&key.0).map_or("", |query| &query.label);
             let slots = answer.and_then(|body| {
                 parse_slots(&body, label, namespace, &places, listed.len()).map_err(Arc::new)

@@ -57,7 +57,10 @@ mod tests {
             ("1E", 1e18),
             ("100u", 1e-4),
         ] {
-            assert!(parse(text).is_some_and(|told| (told - number).abs() <= number.abs() * 1e-12), "{text}");
+            assert!(
+                parse(text).is_some_and(|parsed| (parsed - number).abs() <= number.abs() * 1e-12),
+                "{text}"
+            );
         }
         for text in ["", "m", "Ki", "NaN", "inf", "1K", "1 m", "1mm", "one", "1.2.3", "0x1"] {
             assert_eq!(parse(text), None, "{text}");

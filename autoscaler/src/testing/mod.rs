@@ -59,7 +59,7 @@ pub(crate) struct Dlx {
     /// Where it listens.
     pub(crate) address: SocketAddr,
     /// The requests it got: path and query, headers as text, body.
-    pub(crate) asked: Arc<Mutex<Vec<ReceivedRequest>>>,
+    pub(crate) requests: Arc<Mutex<Vec<ReceivedRequest>>>,
     registration: Option<MemberFile>,
     _serving: DropGuard,
 }
@@ -90,22 +90,22 @@ impl Dlx {
         let address = listener.local_addr().unwrap();
         let registration = register(state_dir, listener.local_addr().unwrap()).unwrap();
         let name = registration.name().to_owned();
-        let asked = Arc::new(Mutex::new(Vec::new()));
+        let requests = Arc::new(Mutex::new(Vec::new()));
         let serving = CancellationToken::new();
         let serve = serve(
             tokio::net::TcpListener::from_std(listener).unwrap(),
             name.clone(),
             Arc::new(script),
-            asked.clone(),
+            requests.clone(),
         );
         tokio::spawn(serving.clone().run_until_cancelled_owned(serve));
-        Self { name, address, asked, registration: Some(registration), _serving: serving.drop_guard() }
+        Self { name, address, requests, registration: Some(registration), _serving: serving.drop_guard() }
     }
 
     /// One that confirms every fence, and has seen no request of `names` for an hour.
     pub(crate) fn quiet(state_dir: &Path, names: &[&str]) -> Self {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-        Self::start(state_dir, move |member, asked| match asked.path.as_str() {
+        Self::start(state_dir, move |member, request| match request.path.as_str() {
             "/api/v1/confirm-drain" => confirmed(),
             _ => Reply::Json(StatusCode::OK, activity(member, names.iter().map(|name| idle(name)))),
         })
@@ -118,7 +118,7 @@ impl Dlx {
 
     /// How often it was asked for this path.
     pub(crate) fn count(&self, path: &str) -> usize {
-        self.asked.lock().unwrap().iter().filter(|asked| asked.path.starts_with(path)).count()
+        self.requests.lock().unwrap().iter().filter(|request| request.path.starts_with(path)).count()
     }
 }
 
@@ -126,16 +126,16 @@ async fn serve(
     listener: tokio::net::TcpListener,
     name: String,
     script: Script,
-    asked: Arc<Mutex<Vec<ReceivedRequest>>>,
+    requests: Arc<Mutex<Vec<ReceivedRequest>>>,
 ) -> Infallible {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let (name, script, asked) = (name.clone(), script.clone(), asked.clone());
+        let (name, script, requests) = (name.clone(), script.clone(), requests.clone());
         tokio::spawn(http1::Builder::new().serve_connection(
             TokioIo::new(stream),
             service_fn(move |request: Request<Incoming>| {
-                let (name, script, asked) = (name.clone(), script.clone(), asked.clone());
-                async move { answer(&name, &*script, &asked, request).await }
+                let (name, script, requests) = (name.clone(), script.clone(), requests.clone());
+                async move { answer(&name, &*script, &requests, request).await }
             }),
         ));
     }
@@ -144,7 +144,7 @@ async fn serve(
 async fn answer(
     name: &str,
     script: &(dyn Fn(&str, &ReceivedRequest) -> Reply + Send + Sync),
-    asked: &Mutex<Vec<ReceivedRequest>>,
+    requests: &Mutex<Vec<ReceivedRequest>>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
@@ -154,7 +154,7 @@ async fn answer(
         authorization: head.headers.get("authorization").map(|value| value.to_str().unwrap().to_owned()),
         body: serde_json::from_slice(&body).unwrap_or_default(),
     };
-    asked.lock().unwrap().push(one.clone());
+    requests.lock().unwrap().push(one.clone());
     match script(name, &one) {
         Reply::Json(status, body) => {
             let mut response = Response::new(Full::new(body.to_string().into()));
@@ -201,9 +201,9 @@ pub(crate) fn members(state_dir: &Path, patience: Duration) -> Members {
 
 /// These DLXs take requests; the sender says when others do.
 pub(crate) fn serving_dlxs(names: &[&str]) -> (watch::Sender<ReadyDlxs>, ServingDlxs) {
-    let (tell, serving) = watch::channel(Some(named(names)));
+    let (sender, serving) = watch::channel(Some(named(names)));
     (
-        tell,
+        sender,
         ServingDlxs {
             serving,
             propagation_delay: PROPAGATION_DELAY,

@@ -40,15 +40,15 @@ pub(crate) struct Inner {
     pub(crate) refuse_records: Option<ScaleError>,
     /// How long a workload takes to start, once its wake is written.
     pub(crate) start_takes: Duration,
-    /// Who never starts.
+    /// Resources that never start.
     pub(crate) never_up: BTreeSet<ResourceId>,
-    /// Who was woken, in this order, by name.
+    /// The resources that were woken, in this order, by name.
     pub(crate) woken: Vec<String>,
     /// Workloads that are starting, and the most there were at once.
     pub(crate) starting: (usize, usize),
     /// What `set_scale` answers instead of scaling.
     pub(crate) refuse_scale: Option<ScaleError>,
-    /// What was reported: of whom, the reason in one word, the message.
+    /// The events that were published, with their resources.
     pub(crate) reports: Vec<(ResourceId, ResourceEvent)>,
     /// What is listed and cannot be read.
     pub(crate) unreadable: Vec<UnreadableResource>,
@@ -56,25 +56,25 @@ pub(crate) struct Inner {
     pub(crate) hang: bool,
     /// `changes` fails.
     pub(crate) blind: bool,
-    /// Where requests were led, or were to be.
-    pub(crate) led: Vec<SetBackendCall>,
-    /// The DLXs that were to be named in all routes.
-    pub(crate) tended: Vec<Vec<String>>,
-    /// Resources that were given back.
-    pub(crate) released: Vec<ResourceId>,
+    /// All calls of `set_backend`.
+    pub(crate) set_backend_calls: Vec<SetBackendCall>,
+    /// The DLXs of each call of `sync_dlxs`, by name.
+    pub(crate) synced_dlxs: Vec<Vec<String>>,
+    /// Resources that were restored.
+    pub(crate) restored: Vec<ResourceId>,
     /// Those of them that were not up when that began.
-    pub(crate) released_starting: Vec<ResourceId>,
-    /// How long giving back takes.
-    pub(crate) release_takes: Duration,
+    pub(crate) restored_starting: Vec<ResourceId>,
+    /// How long `restore` takes.
+    pub(crate) restore_takes: Duration,
     /// What the next calls of `set_backend` answer instead of writing, first come first served.
-    pub(crate) refuse_routes: VecDeque<ScaleError>,
+    pub(crate) refuse_set_backend: VecDeque<ScaleError>,
     /// The same for `sync_dlxs`.
-    pub(crate) refuse_tending: VecDeque<String>,
-    /// What `release` answers instead of giving back.
-    pub(crate) refuse_release: BTreeMap<ResourceId, ScaleError>,
+    pub(crate) refuse_sync_dlxs: VecDeque<String>,
+    /// What `restore` answers instead of restoring, by resource.
+    pub(crate) refuse_restore: BTreeMap<ResourceId, ScaleError>,
     /// `set_backend` never answers.
-    pub(crate) stuck_routes: bool,
-    /// `set_backend` is well, and nothing comes of it.
+    pub(crate) stuck_set_backend: bool,
+    /// `set_backend` succeeds and changes nothing.
     pub(crate) forgetful: bool,
     /// Calls of `set_backend` that are under way, and the most there were.
     pub(crate) writing: (usize, usize),
@@ -86,9 +86,9 @@ pub(crate) struct Inner {
 /// One call of `set_backend`.
 #[derive(Clone, Debug)]
 pub(crate) struct SetBackendCall {
-    /// Whose.
+    /// The name of its resource.
     pub(crate) name: String,
-    /// Where to.
+    /// The backend.
     pub(crate) to: Backend,
     /// The DLXs that were named.
     pub(crate) dlxs: Vec<String>,
@@ -96,7 +96,7 @@ pub(crate) struct SetBackendCall {
     pub(crate) at: Instant,
 }
 
-/// One that sleeps since that second, and is up when its rollout is complete.
+/// An asleep resource, since that second; it is up when its rollout is complete.
 pub(crate) fn sleeper(name: &str, slept: usize) -> Resource {
     let mut resource = Resource::new(id(name));
     resource.record = Record { phase: Phase::Asleep, nonce: Nonce::fresh(), ..Record::default() };
@@ -160,12 +160,12 @@ impl Store {
         self.0.writes.send_modify(|writes| *writes += 1);
     }
 
-    /// The same with a route.
+    /// Changes the interception of the resource of this name, or adds one.
     pub(crate) fn route(&self, name: &str, change: impl FnOnce(&mut Interception)) {
         self.change(name, |resource| change(resource.interception.get_or_insert_default()));
     }
 
-    /// Something else that is told.
+    /// Changes how it behaves.
     pub(crate) fn set(&self, change: impl FnOnce(&mut Inner)) {
         change(&mut self.inner());
         self.0.writes.send_modify(|writes| *writes += 1);
@@ -284,8 +284,8 @@ impl Inner {
         }
     }
 
-    /// Led there, as a cluster does it at once.
-    fn lead(&mut self, request: &InterceptionRequest) {
+    /// Points the Service there at once.
+    fn apply_backend(&mut self, request: &InterceptionRequest) {
         let dlxs: Vec<_> = request.dlxs.iter().map(|dlx| dlx.name.clone()).collect();
         let Some(resource) = self.resources.get_mut(&request.id) else { return };
         let Some(route) = &mut resource.interception else { return };
@@ -413,7 +413,7 @@ impl RunningPlugin for Store {
             let (refused, stuck) = {
                 let mut inner = self.inner();
                 inner.calls.push("set_backend");
-                inner.led.push(SetBackendCall {
+                inner.set_backend_calls.push(SetBackendCall {
                     name: request.id.name.clone(),
                     to: request.backend,
                     dlxs: request.dlxs.iter().map(|dlx| dlx.name.clone()).collect(),
@@ -421,7 +421,7 @@ impl RunningPlugin for Store {
                 });
                 inner.writing.0 += 1;
                 inner.writing.1 = inner.writing.1.max(inner.writing.0);
-                (inner.refuse_routes.pop_front(), inner.stuck_routes)
+                (inner.refuse_set_backend.pop_front(), inner.stuck_set_backend)
             };
             let _writing = Writing(self.clone());
             self.0.writes.send_modify(|writes| *writes += 1);
@@ -435,7 +435,7 @@ impl RunningPlugin for Store {
             }
             let forgetful = self.inner().forgetful;
             if !forgetful {
-                self.inner().lead(request);
+                self.inner().apply_backend(request);
             }
             self.0.writes.send_modify(|writes| *writes += 1);
             Ok(())
@@ -446,8 +446,8 @@ impl RunningPlugin for Store {
         Box::pin(async move {
             let refused = {
                 let mut inner = self.inner();
-                inner.tended.push(dlxs.iter().map(|dlx| dlx.name.clone()).collect());
-                inner.refuse_tending.pop_front()
+                inner.synced_dlxs.push(dlxs.iter().map(|dlx| dlx.name.clone()).collect());
+                inner.refuse_sync_dlxs.pop_front()
             };
             self.0.writes.send_modify(|writes| *writes += 1);
             refused.map_or(Ok(()), |reason| Err(CallError::Plugin(reason)))
@@ -460,18 +460,18 @@ impl RunningPlugin for Store {
                 let mut inner = self.inner();
                 inner.calls.push("release");
                 if inner.resources.get(&request.id).is_some_and(|resource| !is_up(resource)) {
-                    inner.released_starting.push(request.id.clone());
+                    inner.restored_starting.push(request.id.clone());
                 }
-                inner.release_takes
+                inner.restore_takes
             };
             self.set(|_| ());
             #[expect(clippy::disallowed_methods, reason = "the test moves its clock")]
             tokio::time::sleep(takes).await;
             let mut inner = self.inner();
-            if let Some(error) = inner.refuse_release.get(&request.id) {
+            if let Some(error) = inner.refuse_restore.get(&request.id) {
                 return Err(error.clone());
             }
-            inner.released.push(request.id.clone());
+            inner.restored.push(request.id.clone());
             Ok(())
         })
     }

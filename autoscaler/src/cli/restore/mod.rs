@@ -75,7 +75,7 @@ enum Step {
     Place(usize, WakePlace),
     /// It is awake, or will not be soon. The place, where it has to be woken yet.
     Woken(usize, ResourceId, Option<WakePlace>),
-    Released(usize, ResourceId, Result<(), ScaleError>),
+    Restored(usize, ResourceId, Result<(), ScaleError>),
 }
 
 /// How many resources are restored concurrently: each waits for propagation delays most of the time.
@@ -304,9 +304,9 @@ async fn restore(
     for (number, queue) in queues.iter().enumerate() {
         queue.request_wake_permit(number, wakes, &mut running);
     }
-    let mut releasing = 0;
+    let mut restoring = 0;
     loop {
-        while releasing < MAX_CONCURRENT_RESTORES
+        while restoring < MAX_CONCURRENT_RESTORES
             && let Some((number, id, place)) = queue.pop_front()
         {
             left.insert((number, id.clone()), true);
@@ -314,11 +314,11 @@ async fn restore(
             // Down to both and from there to itself, each with its grace, and time to come up between.
             let deadline = settings.resource_readiness_timeout + 2 * grace + WRITE_TIMEOUT;
             let request = RestoreRequest { id, propagation_delay: grace, deadline };
-            releasing += 1;
+            restoring += 1;
             running.spawn(async move {
                 let _place: Option<WakePlace> = place;
                 let result = restore_resource(&*plugin, &request).await;
-                Step::Released(number, request.id, result)
+                Step::Restored(number, request.id, result)
             });
         }
         let ended = tokio::select! {
@@ -339,14 +339,14 @@ async fn restore(
                 queue.push_back((number, id, place));
                 continue;
             }
-            Some(Ok(Step::Released(number, id, result))) => (number, id, result),
+            Some(Ok(Step::Restored(number, id, result))) => (number, id, result),
             Some(Err(error)) => {
                 print(&format!("a call ended early: {error}\n"));
                 summary.failed += 1;
                 continue;
             }
         };
-        releasing -= 1;
+        restoring -= 1;
         left.remove(&(number, id.clone()));
         match result {
             Ok(()) => {
@@ -448,14 +448,14 @@ mod tests {
             store.put(sleeper(&format!("r{number:02}"), number));
         }
         store.set(|inner| {
-            (inner.start_takes, inner.release_takes) = (Duration::from_secs(10), Duration::from_secs(60));
+            (inner.start_takes, inner.restore_takes) = (Duration::from_secs(10), Duration::from_secs(60));
         });
         store
     }
 
     /// Whether it is up is seen when it is restored, and not before; or its plugin has nothing to restore.
     #[tokio::test(start_paused = true)]
-    async fn one_whose_start_cannot_be_followed_is_woken_as_it_is_given_back() {
+    async fn one_whose_start_cannot_be_followed_is_woken_as_it_is_restored() {
         let store = asleep(2);
         for name in ["r00", "r01"] {
             store.change(name, |resource| resource.rollout = None);
@@ -463,19 +463,19 @@ mod tests {
         store.change("r00", |resource| {
             resource.interception = Some(Interception { requested: true, ..Interception::default() })
         });
-        store.inner().refuse_release = [(id("r01"), ScaleError::Unsupported)].into();
+        store.inner().refuse_restore = [(id("r01"), ScaleError::Unsupported)].into();
         let (began, stop) = (Instant::now(), CancellationToken::new());
         let summary = restore(vec![at(&store)], None, MAX_RETRY_DELAY, &Wakes::new(8), &stop).await;
         assert_eq!(summary, Summary { restored: 1, skipped: 1, ..Summary::default() });
         let inner = store.inner();
-        assert_eq!((&inner.released[..], inner.woken.len()), (&[id("r00")][..], 0));
+        assert_eq!((&inner.restored[..], inner.woken.len()), (&[id("r00")][..], 0));
         // What giving it back takes, and nothing before.
         assert!((60..62).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
     }
 
     /// A place is kept until what it was for is up, and not for the graces after that.
     #[tokio::test(start_paused = true)]
-    async fn what_sleeps_is_woken_paced_and_given_back_when_it_is_up() {
+    async fn asleep_resources_are_woken_at_a_pace_and_restored_when_up() {
         let store = asleep(40);
         store.put(Resource { replicas: 1, ..Resource::new(id("awake")) });
         // Woken last, and delays no other.
@@ -487,11 +487,11 @@ mod tests {
         let took = began.elapsed().as_secs();
         let inner = store.inner();
         assert_eq!(inner.starting.1, 8);
-        assert_eq!(inner.released[0], id("awake"));
+        assert_eq!(inner.restored[0], id("awake"));
         assert!(
-            inner.released_starting.iter().all(|late| *late == id("r39")),
+            inner.restored_starting.iter().all(|late| *late == id("r39")),
             "{:?}",
-            inner.released_starting
+            inner.restored_starting
         );
         // Five rounds of 10 s, the last of which one never comes out of for 60 s, and the graces once.
         assert!((160..170).contains(&took), "{took} s");
@@ -546,24 +546,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn all_are_given_back_whatever_comes_of_one() {
+    async fn all_are_restored_whatever_comes_of_one() {
         let names: Vec<_> = (0..50).map(|number| format!("r{number}")).collect();
         let (store, other) = (Store::with(names.iter().map(String::as_str)), Store::with(["other"]));
         let retry = ScaleError::Retry { after: Duration::ZERO, reason: "the API is away".to_owned() };
-        store.inner().refuse_release = [
+        store.inner().refuse_restore = [
             (id("r1"), ScaleError::Terminal { reason: "quota".to_owned() }),
             (id("r2"), retry),
             (id("r3"), ScaleError::Unsupported),
         ]
         .into();
-        other.inner().refuse_release = [(id("other"), ScaleError::Unsupported)].into();
+        other.inner().refuse_restore = [(id("other"), ScaleError::Unsupported)].into();
         // Scaled to zero by another writer.
         store.change("r4", |resource| resource.replicas = 0);
         let stop = CancellationToken::new();
         let summary =
             restore(vec![at(&store), at(&other)], None, MAX_RETRY_DELAY, &Wakes::new(8), &stop).await;
         assert_eq!(summary, Summary { restored: 47, skipped: 2, failed: 2, remaining: 0, at_zero: 1 });
-        assert_eq!(store.inner().released.len(), 47);
+        assert_eq!(store.inner().restored.len(), 47);
         let attempts = store.inner().calls.iter().filter(|call| **call == "release").count();
         assert_eq!(attempts, 49 + MAX_ATTEMPTS as usize);
 
@@ -571,31 +571,35 @@ mod tests {
             restore(vec![at(&store), at(&other)], Some(&id("r7")), MAX_RETRY_DELAY, &Wakes::new(8), &stop)
                 .await;
         assert_eq!(one, Summary { restored: 1, ..Summary::default() });
-        assert_eq!(store.inner().released.last(), Some(&id("r7")));
-        assert_eq!(store.inner().tended.len(), 0, "only after all else is given back");
+        assert_eq!(store.inner().restored.last(), Some(&id("r7")));
+        assert_eq!(store.inner().synced_dlxs.len(), 0, "only after all else is given back");
     }
 
     /// Services of resources that no longer exist are restored last. One that a plugin still finds intercepted another may restore.
     #[tokio::test(start_paused = true)]
-    async fn what_is_left_of_resources_that_are_gone_is_given_back_too() {
+    async fn services_of_resources_that_are_gone_are_restored_too() {
         let stop = CancellationToken::new();
         let still_led = || "the Service bank/x is still intercepted".to_owned();
         for (refusals, failed) in [(0, 0), (1, 0), (2, 1)] {
             let (store, other) = (Store::with(["hello"]), Store::with(["other"]));
-            store.inner().refuse_tending = (0..refusals).map(|_| still_led()).collect();
+            store.inner().refuse_sync_dlxs = (0..refusals).map(|_| still_led()).collect();
             let plugins = vec![at(&store), at(&other)];
             let summary = restore(plugins, None, MAX_RETRY_DELAY, &Wakes::new(8), &stop).await;
             assert_eq!(summary, Summary { restored: 2, failed, ..Summary::default() }, "{refusals}");
             let no_dlx = vec![Vec::<String>::new(); 1 + refusals.min(1)];
-            assert_eq!((&store.inner().tended, &other.inner().tended), (&no_dlx, &no_dlx), "{refusals}");
+            assert_eq!(
+                (&store.inner().synced_dlxs, &other.inner().synced_dlxs),
+                (&no_dlx, &no_dlx),
+                "{refusals}"
+            );
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_leads_no_more_gives_nothing_back() {
+    async fn a_process_that_lost_leadership_restores_nothing() {
         let store = Store::with(["hello"]);
         let stop = CancellationToken::new();
-        store.inner().refuse_release =
+        store.inner().refuse_restore =
             [(id("hello"), ScaleError::Retry { after: MAX_RETRY_DELAY, reason: "no".to_owned() })].into();
         let wakes = Wakes::new(8);
         let work = restore(vec![at(&store)], None, MAX_RETRY_DELAY, &wakes, &stop);
@@ -611,7 +615,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_in_the_way_is_named() {
+    fn the_blocking_leader_is_named() {
         let leads = Status {
             leader: Some("autoscaler-1".to_owned()),
             lease: Some("scaler/scaler-autoscaler".to_owned()),

@@ -98,7 +98,7 @@ fn an_event_counts_from_when_it_was_seen_whatever_its_own_clock_says() {
 }
 
 #[test]
-fn what_came_up_is_left_alone_for_a_window_also_where_no_events_are_told() {
+fn what_came_up_is_left_alone_for_a_window_also_without_events() {
     for (state, replicas) in [(Phase::Asleep, 0), (Phase::Waking, 0), (Phase::Waking, 1), (Phase::Active, 0)]
     {
         let mut scene = Scene::new();
@@ -113,7 +113,7 @@ fn what_came_up_is_left_alone_for_a_window_also_where_no_events_are_told() {
 }
 
 #[test]
-fn a_fence_that_was_reverted_delays_nothing() {
+fn a_reverted_attempt_delays_nothing() {
     let mut scene = Scene::new();
     assert_eq!(scene.cycle(SECOND).idle, [id("hello")]);
     scene.record(Phase::Draining, 1);
@@ -123,7 +123,7 @@ fn a_fence_that_was_reverted_delays_nothing() {
 }
 
 #[test]
-fn who_left_takes_what_it_counted_along() {
+fn a_dlx_that_left_takes_its_counts_along() {
     let mut scene = Scene::new();
     scene.cycle(SECOND);
     scene.members.pop();
@@ -144,7 +144,7 @@ fn who_left_takes_what_it_counted_along() {
 }
 
 #[test]
-fn who_gave_a_last_report_takes_nothing_along() {
+fn a_dlx_that_sent_a_last_report_leaves_no_gap() {
     let mut scene = Scene::new();
     scene.cycle(SECOND);
     // A rolling restart, one by one.
@@ -163,7 +163,7 @@ fn who_gave_a_last_report_takes_nothing_along() {
 }
 
 #[test]
-fn who_came_and_went_between_two_cycles_leaves_a_gap() {
+fn a_dlx_that_came_and_went_between_two_cycles_leaves_a_gap() {
     let mut scene = Scene::new();
     scene.cycle(SECOND);
     scene.registered.names.push("brief".into());
@@ -223,7 +223,7 @@ fn a_new_leader_waits_for_a_window() {
 }
 
 #[test]
-fn one_try_at_a_time() {
+fn one_attempt_at_a_time() {
     let mut scene = Scene::new();
     assert_eq!(scene.cycle(SECOND).idle, [id("hello")]);
     let (resource, reason) = scene.states.begin_attempt(&id("hello")).unwrap();
@@ -263,7 +263,7 @@ fn a_scale_that_fails_is_tried_again_after_a_growing_pause() {
 }
 
 #[test]
-fn what_was_left_behind_is_mended() {
+fn stale_records_are_repaired() {
     let mut scene = Scene::new();
     let mended = |work: &PlannedWork| work.repairs.iter().map(|mend| mend.record.phase).collect::<Vec<_>>();
     // A drain attempt of somebody who is gone.
@@ -309,7 +309,7 @@ fn what_is_to_be_repaired_is_written_again_as_it_is() {
 
 /// Of a try in traffic mode `when-asleep` that its process did not live to end: the record is reverted, and the route follows from that.
 #[test]
-fn a_switch_left_behind_is_reverted() {
+fn a_stale_switchover_is_reverted() {
     let mut scene = Scene::new();
     scene.hello.traffic_mode = TrafficMode::WhenAsleep;
     let leads = scaler_types::Backend::Dlx;
@@ -329,7 +329,7 @@ fn a_switch_left_behind_is_reverted() {
 }
 
 #[test]
-fn a_fence_of_this_process_is_not_left_behind() {
+fn an_attempt_of_this_process_is_not_stale() {
     let mut scene = Scene::new();
     scene.cycle(SECOND);
     assert!(scene.states.begin_attempt(&id("hello")).is_some());
@@ -494,7 +494,7 @@ fn a_wake_has_its_own_timeout_or_its_rollouts_deadline_whichever_is_longer() {
 }
 
 #[test]
-fn a_wake_that_was_left_behind_is_up_where_its_pods_are_ready() {
+fn a_stale_wake_is_up_where_its_pods_are_ready() {
     let mut scene = Scene::new();
     scene.rollout("a", RolloutPhase::Complete, "");
     scene.record(Phase::Waking, 1);

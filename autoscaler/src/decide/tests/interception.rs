@@ -6,7 +6,7 @@ use super::*;
 
 impl Case {
     /// In traffic mode `always`, intercepted for as long as a window.
-    fn led(change: impl FnOnce(&mut Self, &mut Interception)) -> Self {
+    fn intercepted(change: impl FnOnce(&mut Self, &mut Interception)) -> Self {
         Self::with(|case| {
             let mut route = Interception {
                 requested: true,
@@ -33,57 +33,59 @@ impl Case {
 
 /// Where somebody asks for a route to be led.
 #[test]
-fn every_rule_of_a_route() {
+fn every_rule_of_an_interception() {
     let keep: Vec<(&str, Case)> = vec![
-        ("not_intercepted", Case::led(|_, route| route.backend = Backend::Workload)),
-        ("not_intercepted", Case::led(|_, route| route.backend = Backend::Both)),
-        ("not_intercepted", Case::led(|_, route| route.in_sync = false)),
-        ("recently_intercepted", Case::led(|_, route| route.intercepted_for = WINDOW - SECOND)),
-        ("recently_intercepted", Case::led(|_, route| route.intercepted_for = Duration::ZERO)),
+        ("not_intercepted", Case::intercepted(|_, route| route.backend = Backend::Workload)),
+        ("not_intercepted", Case::intercepted(|_, route| route.backend = Backend::Both)),
+        ("not_intercepted", Case::intercepted(|_, route| route.in_sync = false)),
+        ("recently_intercepted", Case::intercepted(|_, route| route.intercepted_for = WINDOW - SECOND)),
+        ("recently_intercepted", Case::intercepted(|_, route| route.intercepted_for = Duration::ZERO)),
         // The largest window, and the grace where that is longer.
         (
             "recently_intercepted",
-            Case::led(|case, _| case.metrics = vec![metric(SECOND, 0.0), metric(2 * WINDOW, 0.0)]),
+            Case::intercepted(|case, _| case.metrics = vec![metric(SECOND, 0.0), metric(2 * WINDOW, 0.0)]),
         ),
         (
             "recently_intercepted",
-            Case::led(|case, route| {
+            Case::intercepted(|case, route| {
                 (case.metrics, route.intercepted_for) =
                     (vec![metric(SECOND, 0.0)], PROPAGATION_DELAY - SECOND);
             }),
         ),
-        ("service_restoring", Case::led(|_, route| route.requested = false)),
-        ("no_dlx_ready", Case::led(|case, _| case.conditions.dlx_available = false)),
-        ("in_flight", Case::led(|case, _| case.samples[0].in_flight = 1)),
-        ("active", Case::led(|case, _| case.samples[0].idle = Some(SECOND))),
+        ("service_restoring", Case::intercepted(|_, route| route.requested = false)),
+        ("no_dlx_ready", Case::intercepted(|case, _| case.conditions.dlx_available = false)),
+        ("in_flight", Case::intercepted(|case, _| case.samples[0].in_flight = 1)),
+        ("active", Case::intercepted(|case, _| case.samples[0].idle = Some(SECOND))),
         // What was counted before it was led says nothing of that time; what was not counted since, neither.
-        ("incomplete_window", Case::led(|case, _| case.samples[0].counted_for = WINDOW - SECOND)),
-        ("kept_awake", Case::led(|case, _| case.resource.keep_awake = "no port is free".to_owned())),
+        ("incomplete_window", Case::intercepted(|case, _| case.samples[0].counted_for = WINDOW - SECOND)),
+        ("kept_awake", Case::intercepted(|case, _| case.resource.keep_awake = "no port is free".to_owned())),
         // Its owner's wish needs no window, but everybody must have followed.
         (
             "not_intercepted",
-            Case::led(|case, route| (case.resource.sleep_now, route.backend) = (true, Backend::Both)),
+            Case::intercepted(|case, route| (case.resource.sleep_now, route.backend) = (true, Backend::Both)),
         ),
         (
             "not_intercepted",
-            Case::led(|case, route| (case.resource.sleep_now, route.in_sync) = (true, false)),
+            Case::intercepted(|case, route| (case.resource.sleep_now, route.in_sync) = (true, false)),
         ),
         (
             "recently_intercepted",
-            Case::led(|case, route| {
+            Case::intercepted(|case, route| {
                 (case.resource.sleep_now, route.intercepted_for) = (true, PROPAGATION_DELAY - SECOND)
             }),
         ),
         (
             "no_dlx_ready",
-            Case::led(|case, _| (case.resource.sleep_now, case.conditions.dlx_available) = (true, false)),
+            Case::intercepted(|case, _| {
+                (case.resource.sleep_now, case.conditions.dlx_available) = (true, false)
+            }),
         ),
         // Another source knows the window, and the DLXs what is in flight: once everybody has followed.
         (
             "recently_intercepted",
             Case::with_reading(|case, _| {
                 case.resource.interception =
-                    Case::led(|_, route| route.intercepted_for = PROPAGATION_DELAY - SECOND)
+                    Case::intercepted(|_, route| route.intercepted_for = PROPAGATION_DELAY - SECOND)
                         .resource
                         .interception;
             }),
@@ -143,10 +145,10 @@ fn every_rule_of_a_route() {
         assert_eq!((decision.name(), decision.code()), ("keep", *code), "case {place}: {decision}");
     }
     let to_zero: Vec<(&str, Case)> = vec![
-        ("quiet", Case::led(|_, _| {})),
+        ("quiet", Case::intercepted(|_, _| {})),
         (
             "requested",
-            Case::led(|case, route| {
+            Case::intercepted(|case, route| {
                 (case.resource.sleep_now, route.intercepted_for) = (true, PROPAGATION_DELAY)
             }),
         ),
@@ -154,7 +156,9 @@ fn every_rule_of_a_route() {
             "below_threshold",
             Case::with_reading(|case, _| {
                 case.resource.interception =
-                    Case::led(|_, route| route.intercepted_for = PROPAGATION_DELAY).resource.interception;
+                    Case::intercepted(|_, route| route.intercepted_for = PROPAGATION_DELAY)
+                        .resource
+                        .interception;
             }),
         ),
         ("below_threshold", Case::direct(|_, _, _| {})),
@@ -171,7 +175,7 @@ fn every_rule_of_a_route() {
         let decision = case.decide();
         assert_eq!((decision.name(), decision.code()), ("scale_to_zero", *code), "case {place}: {decision}");
     }
-    let short = Case::led(|_, route| route.intercepted_for = Duration::from_secs(120));
+    let short = Case::intercepted(|_, route| route.intercepted_for = Duration::from_secs(120));
     assert_eq!(short.decide().to_string(), "its Service has been intercepted for 2m, 10m are needed");
 }
 

@@ -33,7 +33,7 @@ fn with(phase: RolloutPhase, ago: Duration, ready: bool) -> Case {
 fn what_a_rollout_lets_sleep() {
     use RolloutPhase::{Complete, Overdue, Progressing};
     let minute = Duration::from_secs(60);
-    let asked = |mut case: Case| {
+    let requested = |mut case: Case| {
         case.resource.sleep_now = true;
         case
     };
@@ -41,15 +41,15 @@ fn what_a_rollout_lets_sleep() {
         ("rolling_out", with(Progressing, Duration::ZERO, false)),
         ("rolling_out", with(Progressing, minute - SECOND, false)),
         // Also where its owners want it asleep at once.
-        ("rolling_out", asked(with(Progressing, minute - SECOND, false))),
+        ("rolling_out", requested(with(Progressing, minute - SECOND, false))),
         ("quiet", with(Progressing, minute, false)),
-        ("requested", asked(with(Progressing, minute, false))),
+        ("requested", requested(with(Progressing, minute, false))),
         // It was complete, and its pods are no longer ready.
         ("quiet", with(Progressing, WINDOW, true)),
         ("quiet", with(Overdue, Duration::ZERO, false)),
         ("quiet", with(Complete, WINDOW, true)),
         ("recently_ready", with(Complete, WINDOW - SECOND, true)),
-        ("requested", asked(with(Complete, Duration::ZERO, true))),
+        ("requested", requested(with(Complete, Duration::ZERO, true))),
         ("quiet", Case::idle()),
     ]
     .into_iter()

@@ -63,8 +63,8 @@ impl Site {
                 threshold: 6.0,
             }];
         });
-        let asked = store.clone();
-        let mut prometheus = Dlx::start(&state.path().join("prometheus"), move |_, _| answer(&asked));
+        let read = store.clone();
+        let mut prometheus = Dlx::start(&state.path().join("prometheus"), move |_, _| answer(&read));
         prometheus.leave();
         let text = format!(
             "namespace: demo\nmetrics:\n  source: prometheus\n  url: http://{}\n  scrapeInterval: {interval}\n  queries:\n    \
@@ -125,14 +125,14 @@ impl Site {
         assert_eq!((web.record.phase, web.replicas), (state, replicas));
     }
 
-    fn led(&self) -> Vec<Backend> {
-        self.store.inner().led.iter().map(|led| led.to).collect()
+    fn backends(&self) -> Vec<Backend> {
+        self.store.inner().set_backend_calls.iter().map(|call| call.to).collect()
     }
 
     /// The route leads back when nobody tries any more.
-    async fn given_back(&self) {
-        self.store.until(|inner| inner.led.len() == 3).await;
-        assert_eq!(self.led(), [Backend::Dlx, Backend::Both, Backend::Workload]);
+    async fn restored_by_way_of_both(&self) {
+        self.store.until(|inner| inner.set_backend_calls.len() == 3).await;
+        assert_eq!(self.backends(), [Backend::Dlx, Backend::Both, Backend::Workload]);
         assert!(!self.store.inner().calls.contains(&"set_scale"));
     }
 }
@@ -142,20 +142,20 @@ const SHORT: Duration = Duration::from_millis(20);
 const SAMPLE: Duration = Duration::from_millis(80);
 
 #[tokio::test]
-async fn seen_idle_after_everything_was_led_to_the_dlxs_it_goes_to_zero() {
+async fn seen_idle_after_the_switch_it_is_scaled_to_zero() {
     let site = Site::new(SHORT, |store| {
         let web = store.get("web");
         // Asked only when there is something to be seen.
         assert_eq!((web.record.phase, web.interception.unwrap().backend), (Phase::Draining, Backend::Dlx));
         // First the grace, then as long as the sample is.
-        let led = store.inner().led[0].at;
-        assert!(led.elapsed() >= SHORT + SAMPLE, "asked {:?} after the switch", led.elapsed());
+        let switched = store.inner().set_backend_calls[0].at;
+        assert!(switched.elapsed() >= SHORT + SAMPLE, "asked {:?} after the switch", switched.elapsed());
         says("6")
     });
     let dlx = Dlx::quiet(site.state.path(), &["web"]);
     assert_eq!(site.run().await, DrainOutcome::Committed);
     site.is(Phase::Asleep, 0);
-    assert_eq!(site.led(), [Backend::Dlx]);
+    assert_eq!(site.backends(), [Backend::Dlx]);
     // The value and the scrapes, once each.
     assert_eq!(site.prometheus.count("/api/v1/query"), 2);
     assert_eq!((dlx.count("/api/v1/confirm-drain"), dlx.count("/api/v1/activity")), (1, 1));
@@ -163,8 +163,8 @@ async fn seen_idle_after_everything_was_led_to_the_dlxs_it_goes_to_zero() {
 }
 
 #[tokio::test]
-async fn not_seen_idle_it_stays_awake_and_its_route_is_given_back() {
-    for (answer, told) in [
+async fn not_seen_idle_it_stays_awake_and_its_service_is_restored() {
+    for (answer, reason) in [
         (says as fn(&str) -> Reply, "requests_per_80ms is 7, the threshold is 6"),
         (|_| Reply::Json(StatusCode::SERVICE_UNAVAILABLE, json!({})), "503"),
     ] {
@@ -172,26 +172,26 @@ async fn not_seen_idle_it_stays_awake_and_its_route_is_given_back() {
         let _dlx = Dlx::quiet(site.state.path(), &["web"]);
         let end = site.run().await;
         assert!(
-            matches!(&end, DrainOutcome::Reverted(RevertReason::NotIdle(why)) if why.contains(told)),
+            matches!(&end, DrainOutcome::Reverted(RevertReason::NotIdle(why)) if why.contains(reason)),
             "{end}"
         );
         site.is(Phase::Active, 1);
         assert!(site.store.get("web").record.reason.starts_with("kept awake: reverted: not idle after"));
-        site.given_back().await;
+        site.restored_by_way_of_both().await;
     }
     // Not enough scrapes, or more than there can be.
     for count in ["4", "9"] {
         let site = Site::new(SHORT, move |_| says(count));
         let _dlx = Dlx::quiet(site.state.path(), &["web"]);
         assert!(matches!(site.run().await, DrainOutcome::Reverted(RevertReason::NotIdle(_))), "{count}");
-        site.given_back().await;
+        site.restored_by_way_of_both().await;
     }
 }
 
 #[tokio::test]
 async fn in_flight_at_a_dlx_is_not_idle() {
     let site = Site::new(SHORT, |_| says("6"));
-    let _dlx = Dlx::start(site.state.path(), |member, asked| match asked.path.as_str() {
+    let _dlx = Dlx::start(site.state.path(), |member, request| match request.path.as_str() {
         "/api/v1/confirm-drain" => confirmed(),
         _ => {
             let mut web = idle("web");
@@ -204,11 +204,11 @@ async fn in_flight_at_a_dlx_is_not_idle() {
         matches!(&end, DrainOutcome::Reverted(RevertReason::NotIdle(why)) if why == "1 requests in flight, 0 held"),
         "{end}"
     );
-    site.given_back().await;
+    site.restored_by_way_of_both().await;
 }
 
 #[tokio::test]
-async fn not_confirmed_nothing_is_led() {
+async fn without_confirmation_nothing_is_intercepted() {
     let site = Site::new(SHORT, |_| says("6"));
     let _dlx = Dlx::start(site.state.path(), |_, _| refused("1 requests in flight"));
     assert!(matches!(site.run().await, DrainOutcome::Reverted(RevertReason::Refused(_))));
@@ -240,7 +240,7 @@ async fn a_request_meanwhile_ends_it_early() {
     let _dlx = Dlx::quiet(site.state.path(), &["web"]);
     assert_eq!(site.run().await, DrainOutcome::Reverted(RevertReason::Changed));
     site.is(Phase::Active, 1);
-    site.given_back().await;
+    site.restored_by_way_of_both().await;
 }
 
 /// While time passes for there to be a sample, more than an hour of it here.
@@ -250,7 +250,7 @@ async fn a_request_before_the_sample_ends_it_early() {
     let site = Site::scraped("20m", SHORT, |_| says("6"));
     let _dlx = Dlx::quiet(site.state.path(), &["web"]);
     let request = async {
-        site.store.until(|inner| !inner.led.is_empty()).await;
+        site.store.until(|inner| !inner.set_backend_calls.is_empty()).await;
         tokio::time::sleep(Duration::from_secs(600)).await;
         site.store.write("web", Phase::Active);
     };
@@ -260,7 +260,7 @@ async fn a_request_before_the_sample_ends_it_early() {
 }
 
 #[tokio::test]
-async fn a_route_that_is_torn_while_the_sample_is_taken_proves_nothing() {
+async fn an_interception_that_ends_during_the_sample_proves_nothing() {
     let site = Site::new(SHORT, |store| {
         store.set(|inner| inner.forgetful = true);
         store.route("web", |route| route.in_sync = false);
@@ -273,11 +273,11 @@ async fn a_route_that_is_torn_while_the_sample_is_taken_proves_nothing() {
 }
 
 #[tokio::test]
-async fn who_stops_reverts_at_once() {
+async fn a_stopping_process_reverts_at_once() {
     let site = Site::new(LONG, |_| says("6"));
     let _dlx = Dlx::quiet(site.state.path(), &["web"]);
     let stop = async {
-        site.store.until(|inner| !inner.led.is_empty()).await;
+        site.store.until(|inner| !inner.set_backend_calls.is_empty()).await;
         site.context.stop.cancel();
     };
     let (end, ()) = tokio::join!(site.run(), stop);
@@ -286,18 +286,18 @@ async fn who_stops_reverts_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_route_that_is_not_led_in_time_is_given_up() {
+async fn an_interception_that_takes_too_long_is_abandoned() {
     let site = Site::new(SHORT, |_| says("6"));
     let _dlx = Dlx::quiet(site.state.path(), &["web"]);
     let refused = ScaleError::Terminal { reason: "no port is free".to_owned() };
-    site.store.inner().refuse_routes = std::iter::repeat_n(refused, 9).collect();
+    site.store.inner().refuse_set_backend = std::iter::repeat_n(refused, 9).collect();
     let end = site.run().await;
     assert_eq!(end.to_string(), "reverted: its Service was not intercepted: not within 1m0.02s");
     site.is(Phase::Active, 1);
 }
 
 #[tokio::test]
-async fn a_source_that_cannot_tell_of_so_short_a_time_proves_nothing() {
+async fn a_source_without_data_of_so_short_a_time_proves_nothing() {
     let mut site = Site::new(SHORT, |_| says("6"));
     site.switchover.source = MetricSource::Dlx;
     let _dlx = Dlx::quiet(site.state.path(), &["web"]);

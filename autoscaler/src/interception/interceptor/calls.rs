@@ -73,8 +73,12 @@ impl Interceptor {
         while place.is_some() {
             let last = {
                 let inner = self.table.inner();
-                let first =
-                    |id: &ResourceId| inner.resources.get(id).map(|led| (!led.has_failed_wake(), led.used));
+                let first = |id: &ResourceId| {
+                    inner
+                        .resources
+                        .get(id)
+                        .map(|intercepted| (!intercepted.has_failed_wake(), intercepted.used))
+                };
                 let waiting = self.queues[WAKES].iter().enumerate();
                 // Of those that are alike the one that has waited longest.
                 waiting.max_by_key(|(at, id)| (first(id), Reverse(*at))).map(|(at, _)| at)
@@ -90,14 +94,14 @@ impl Interceptor {
         let mut inner = table.inner();
         let at = inner.step_context(Instant::now(), self.serving());
         let dlxs = inner.dlxs.named();
-        let (Some(led), waiting) = inner.resource_and_attempt(&id) else { return place };
-        led.queued[kind] = false;
+        let (Some(intercepted), waiting) = inner.resource_and_attempt(&id) else { return place };
+        intercepted.queued[kind] = false;
         // How it is now, not how it was when it began to wait.
-        let due = led.due_actions(at, waiting);
+        let due = intercepted.due_actions(at, waiting);
         let ActivePlugin { plugin, settings } = self.active.borrow().clone();
         let (task, what) = match (kind, due) {
             (SET_BACKEND, DueActions { call: Some(to), .. }) => {
-                led.calling = Some(to);
+                intercepted.calling = Some(to);
                 let dlxs = if to == Backend::Workload { Vec::new() } else { dlxs };
                 let deadline = MAX_WRITE_TIMEOUT.min(self.serving().propagation_delay).max(MIN_WRITE_TIMEOUT);
                 let request = InterceptionRequest { id: id.clone(), backend: to, dlxs, deadline };
@@ -111,15 +115,15 @@ impl Interceptor {
                 } else {
                     "it is not intercepted, so no request could wake it"
                 };
-                let record = transition(&led.seen, Step::Wake, Nonce::fresh(), why);
+                let record = transition(&intercepted.seen, Step::Wake, Nonce::fresh(), why);
                 // Of a newer format: whoever wrote it knows what to do.
                 let Some(record) = record else { return place };
-                let timeout = led.readiness.unwrap_or(settings.resource_readiness_timeout);
-                led.begin_wake(place?, timeout.min(WAKE_PLACE_TIMEOUT));
+                let timeout = intercepted.readiness.unwrap_or(settings.resource_readiness_timeout);
+                intercepted.begin_wake(place?, timeout.min(WAKE_PLACE_TIMEOUT));
                 let request = ScaleRequest {
                     id: id.clone(),
                     target: Target::AtLeast(1),
-                    version: led.seen.version.clone(),
+                    version: intercepted.seen.version.clone(),
                     record,
                     deadline: timeout,
                     intercepted_for: Duration::ZERO,
@@ -156,25 +160,28 @@ impl Interceptor {
         let table = self.table.clone();
         let mut inner = table.inner();
         inner.dirty.insert(id.clone());
-        let led = inner.resources.get_mut(&id);
+        let intercepted = inner.resources.get_mut(&id);
         match what {
             CallKind::SetBackend(to) => {
                 self.context.metrics.count_interception_call(&self.labels, &result);
-                let Some(led) = led else { return };
-                let told = led.record_call(now, to, &result);
+                let Some(intercepted) = intercepted else { return };
+                let new_failure = intercepted.record_call(now, to, &result);
                 let to = where_to(to);
-                if let Some(why) = told {
+                if let Some(why) = new_failure {
                     tracing::warn!(resource = %id, reason = %why, "failed to point its Service {to}");
                     let message = format!("Its Service could not be pointed {to}: {why}");
                     self.reporter.report(&id, Severity::Warning, "InterceptionFailed", message);
-                } else if let Some((attempts, why)) = led.last_failure() {
+                } else if let Some((attempts, why)) = intercepted.last_failure() {
                     tracing::debug!(resource = %id, reason = %why, attempts, "Service not pointed {to} yet");
                 }
             }
             CallKind::WakePermit => {}
             CallKind::Wake => {
                 let unavailable_timeout = self.context.dlxs.unavailable_timeout;
-                let refused = led.as_ref().map(|led| led.route.refusal.clone()).filter(|why| !why.is_empty());
+                let refused = intercepted
+                    .as_ref()
+                    .map(|intercepted| intercepted.route.refusal.clone())
+                    .filter(|why| !why.is_empty());
                 match &result {
                     Ok(()) if self.dlxs != Dlxs::Dead => {
                         let why = refused.map(|why| format!(": {why}")).unwrap_or_default();
@@ -194,8 +201,8 @@ impl Interceptor {
                         tracing::warn!(resource = %id, %error, "failed to wake it; retrying");
                     }
                 }
-                if let Some(led) = led {
-                    led.record_wake(now, &result);
+                if let Some(intercepted) = intercepted {
+                    intercepted.record_wake(now, &result);
                 }
             }
         }

@@ -35,7 +35,7 @@ struct Site {
 }
 
 /// Awake, on path always, asked for, and leading to itself.
-fn led(name: &str) -> Resource {
+fn intercepted(name: &str) -> Resource {
     let mut resource = Resource::new(id(name));
     resource.replicas = 1;
     resource.interception = Some(Interception { requested: true, ..Interception::default() });
@@ -73,14 +73,14 @@ impl Site {
 
     /// Waits until so many calls were made; gives all of them.
     async fn calls(&self, count: usize) -> Vec<SetBackendCall> {
-        self.store.comes_to(|inner| inner.led.len() >= count).await;
-        self.store.inner().led.clone()
+        self.store.comes_to(|inner| inner.set_backend_calls.len() >= count).await;
+        self.store.inner().set_backend_calls.clone()
     }
 
     /// Where the calls led, when nothing more happens for an hour.
     async fn in_the_end(&self) -> Vec<Backend> {
         settle(Duration::from_secs(1800)).await;
-        self.store.inner().led.iter().map(|led| led.to).collect()
+        self.store.inner().set_backend_calls.iter().map(|call| call.to).collect()
     }
 
     fn reports(&self, reason: &str) -> usize {
@@ -115,9 +115,9 @@ async fn settle(time: Duration) {
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test(start_paused = true)]
-async fn what_is_asked_for_is_led_once_and_told() {
+async fn a_requested_interception_is_made_once_and_reported() {
     let store = Store::with(["plain"]);
-    store.put(led("web"));
+    store.put(intercepted("web"));
     let site = Site::start(&store, &["a", "b"]);
     let calls = site.calls(1).await;
     assert_eq!(
@@ -131,7 +131,7 @@ async fn what_is_asked_for_is_led_once_and_told() {
     store.route("web", |route| route.in_sync = false);
     assert_eq!(site.in_the_end().await, [Backend::Dlx; 2]);
     // New ones are led as they come, and nobody else is looked at.
-    store.put(led("shop"));
+    store.put(intercepted("shop"));
     site.calls(3).await;
     store.remove("shop");
     store.change("plain", |resource| resource.replicas = 2);
@@ -140,9 +140,9 @@ async fn what_is_asked_for_is_led_once_and_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_asked_no_more_is_given_back_by_way_of_both_after_the_grace() {
+async fn what_is_no_longer_requested_is_restored_by_way_of_both_after_the_delay() {
     let store = Store::with([]);
-    store.put(led("web"));
+    store.put(intercepted("web"));
     let site = Site::start(&store, &["a"]);
     site.calls(1).await;
     store.route("web", |route| route.requested = false);
@@ -168,32 +168,32 @@ async fn what_is_asked_no_more_is_given_back_by_way_of_both_after_the_grace() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_sleeps_is_given_back_when_it_is_woken() {
+async fn an_asleep_resource_is_restored_when_it_is_woken() {
     let store = Store::with([]);
-    store.put(led("web"));
+    store.put(intercepted("web"));
     let site = Site::start(&store, &["a"]);
     site.calls(1).await;
     store.change("web", |resource| (resource.replicas, resource.record) = (0, record(Phase::Asleep)));
     store.route("web", |route| route.requested = false);
     assert_eq!(site.in_the_end().await, [Backend::Dlx]);
-    let told = site.table.status(&id("web"), &site.context.dlxs).unwrap();
-    let told = serde_json::to_value(told).unwrap();
-    assert_eq!(told["waiting_for"], "its wake: it has no replicas yet");
-    assert_eq!(told["next_backend"], "both");
+    let status = site.table.status(&id("web"), &site.context.dlxs).unwrap();
+    let status = serde_json::to_value(status).unwrap();
+    assert_eq!(status["waiting_for"], "its wake: it has no replicas yet");
+    assert_eq!(status["next_backend"], "both");
     store.change("web", |resource| (resource.replicas, resource.record) = (1, record(Phase::Waking)));
     assert_eq!(site.calls(2).await[1].to, Backend::Both);
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_led_to_nobody() {
+async fn nothing_is_intercepted_without_a_dlx() {
     let store = Store::with([]);
-    store.put(led("web"));
+    store.put(intercepted("web"));
     let site = Site::start(&store, &[]);
     assert!(site.in_the_end().await.is_empty());
     // Not known is not none, however long.
     site.dlxs.send_replace(None);
     assert!(site.in_the_end().await.is_empty());
-    assert!(store.inner().tended.is_empty());
+    assert!(store.inner().synced_dlxs.is_empty());
     site.serve(&["a"]);
     assert_eq!(site.in_the_end().await, [Backend::Dlx]);
 }
@@ -202,7 +202,7 @@ async fn nothing_is_led_to_nobody() {
 #[tokio::test(start_paused = true)]
 async fn until_the_dlxs_are_known_none_is_named() {
     let store = Store::with([]);
-    let mut resource = led("web");
+    let mut resource = intercepted("web");
     resource.traffic_mode = TrafficMode::WhenAsleep;
     resource.interception = Some(Interception {
         requested: true,
@@ -232,7 +232,7 @@ async fn until_the_dlxs_are_known_none_is_named() {
 async fn a_bounded_number_is_written_at_once_and_all_in_the_end() {
     let store = Store::with([]);
     for number in 0..200 {
-        store.put(led(&format!("r{number}")));
+        store.put(intercepted(&format!("r{number}")));
     }
     let site = Site::start(&store, &["a"]);
     assert_eq!(site.in_the_end().await.len(), 200);
@@ -243,9 +243,10 @@ async fn a_bounded_number_is_written_at_once_and_all_in_the_end() {
 #[tokio::test(start_paused = true)]
 async fn a_write_that_fails_is_made_again_after_a_growing_pause() {
     let store = Store::with([]);
-    store.put(led("web"));
+    store.put(intercepted("web"));
     let retry = |after| ScaleError::Retry { after, reason: "the API is away".to_owned() };
-    store.inner().refuse_routes = [retry(SECOND), retry(SECOND), retry(SECOND), retry(SECOND * 20)].into();
+    store.inner().refuse_set_backend =
+        [retry(SECOND), retry(SECOND), retry(SECOND), retry(SECOND * 20)].into();
     let site = Site::start(&store, &["a"]);
     let calls = site.calls(5).await;
     let pauses: Vec<_> = calls.windows(2).map(|two| (two[1].at - two[0].at).as_secs()).collect();
@@ -258,7 +259,7 @@ async fn a_write_that_fails_is_made_again_after_a_growing_pause() {
 #[tokio::test(start_paused = true)]
 async fn what_is_not_seen_is_written_again_after_a_growing_pause() {
     let store = Store::with([]);
-    store.put(led("web"));
+    store.put(intercepted("web"));
     store.inner().forgetful = true;
     let site = Site::start(&store, &["a"]);
     let calls = site.calls(4).await;
@@ -267,18 +268,18 @@ async fn what_is_not_seen_is_written_again_after_a_growing_pause() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_led_is_told_once_and_tried_again_later() {
+async fn what_cannot_be_intercepted_is_reported_once_and_retried_later() {
     let store = Store::with([]);
-    store.put(led("web"));
+    store.put(intercepted("web"));
     let terminal = ScaleError::Terminal { reason: "no port is free".to_owned() };
-    store.inner().refuse_routes = [terminal.clone(), terminal].into();
+    store.inner().refuse_set_backend = [terminal.clone(), terminal].into();
     let site = Site::start(&store, &["a"]);
     site.calls(1).await;
     store.comes_to(|inner| !inner.reports.is_empty()).await;
     let message = store.inner().reports[0].1.message.clone();
     assert_eq!(message, "Its Service could not be pointed to the DLXs: no port is free");
-    let told = serde_json::to_value(site.table.status(&id("web"), &site.context.dlxs)).unwrap();
-    assert_eq!(told["waiting_for"], "another attempt in 30s, after 1 that failed: no port is free");
+    let status = serde_json::to_value(site.table.status(&id("web"), &site.context.dlxs)).unwrap();
+    assert_eq!(status["waiting_for"], "another attempt in 30s, after 1 that failed: no port is free");
     // Whatever changes meanwhile.
     store.change("web", |resource| resource.replicas = 2);
     let calls = site.calls(3).await;
@@ -290,15 +291,15 @@ async fn what_cannot_be_led_is_told_once_and_tried_again_later() {
 #[tokio::test(start_paused = true)]
 async fn after_a_conflict_the_first_change_that_is_seen_decides() {
     let store = Store::with([]);
-    store.put(led("web"));
-    store.inner().refuse_routes = [ScaleError::Conflict].into();
+    store.put(intercepted("web"));
+    store.inner().refuse_set_backend = [ScaleError::Conflict].into();
     let site = Site::start(&store, &["a"]);
     let calls = site.calls(1).await;
     settle(Duration::from_millis(100)).await;
     // They do not want it any more: looked at again, and nothing is to be done.
     store.route("web", |route| route.requested = false);
     assert_eq!(site.in_the_end().await.len(), 1);
-    store.inner().refuse_routes = [ScaleError::Conflict].into();
+    store.inner().refuse_set_backend = [ScaleError::Conflict].into();
     store.route("web", |route| route.requested = true);
     settle(Duration::from_millis(100)).await;
     store.change("web", |resource| resource.replicas = 2);
@@ -307,11 +308,11 @@ async fn after_a_conflict_the_first_change_that_is_seen_decides() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_leads_no_more_writes_no_more() {
+async fn a_process_that_lost_leadership_writes_nothing() {
     let store = Store::with([]);
-    store.put(led("web"));
-    store.put(led("shop"));
-    store.inner().stuck_routes = true;
+    store.put(intercepted("web"));
+    store.put(intercepted("shop"));
+    store.inner().stuck_set_backend = true;
     let site = Site::start(&store, &["a"]);
     site.calls(2).await;
     assert_eq!(store.inner().writing.0, 2);
@@ -320,10 +321,10 @@ async fn who_leads_no_more_writes_no_more() {
     site.task.await.unwrap();
     assert_eq!(Instant::now(), began, "at once");
     assert_eq!(store.inner().writing.0, 0, "the calls are given up");
-    store.set(|inner| inner.stuck_routes = false);
-    store.put(led("late"));
+    store.set(|inner| inner.stuck_set_backend = false);
+    store.put(intercepted("late"));
     settle(LONG).await;
-    assert_eq!(store.inner().led.len(), 2);
+    assert_eq!(store.inner().set_backend_calls.len(), 2);
     let labels = CycleLabels { kind: KIND.to_owned(), namespace: "demo".to_owned() };
     assert_eq!(
         site.context
@@ -336,10 +337,10 @@ async fn who_leads_no_more_writes_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dead_dlxs_give_everything_back_and_wake_what_sleeps() {
+async fn without_any_dlx_everything_is_restored_and_woken() {
     let store = Store::with([]);
     for name in ["awake", "asleep"] {
-        let mut resource = led(name);
+        let mut resource = intercepted(name);
         resource.interception = Some(Interception {
             requested: true,
             backend: Backend::Dlx,
@@ -360,7 +361,7 @@ async fn dead_dlxs_give_everything_back_and_wake_what_sleeps() {
     site.serve(&[]);
     let gone = Instant::now();
     settle(UNAVAILABLE_TIMEOUT - SECOND).await;
-    assert!(store.inner().led.is_empty(), "they may come back");
+    assert!(store.inner().set_backend_calls.is_empty(), "they may come back");
     let calls = site.calls(2).await;
     assert!(
         calls.iter().all(|call| call.to == Backend::Both && call.at - gone == UNAVAILABLE_TIMEOUT),
@@ -389,9 +390,9 @@ async fn dead_dlxs_give_everything_back_and_wake_what_sleeps() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wake_without_dlxs_is_tried_until_it_is_well() {
+async fn a_wake_without_dlxs_is_retried_until_it_succeeds() {
     let store = Store::with([]);
-    let mut resource = led("asleep");
+    let mut resource = intercepted("asleep");
     (resource.record, resource.replicas) = (record(Phase::Asleep), 0);
     store.put(resource);
     store.inner().refuse_scale = Some(ScaleError::Terminal { reason: "no image".to_owned() });
@@ -417,7 +418,7 @@ async fn what_sleeps_and_could_be_woken_by_no_request_is_woken() {
         ("reached", "somebody took the key away", Backend::Dlx),
         ("fine", "", Backend::Workload),
     ] {
-        let mut resource = led(name);
+        let mut resource = intercepted(name);
         (resource.record, resource.replicas) = (record(Phase::Asleep), 0);
         let route = resource.interception.as_mut().unwrap();
         (route.refusal, route.backend) = (refused.to_owned(), leads);
@@ -437,37 +438,37 @@ async fn what_sleeps_and_could_be_woken_by_no_request_is_woken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn routes_are_tended_when_the_dlxs_change_and_now_and_then() {
+async fn interceptions_are_synced_when_the_dlxs_change_and_periodically() {
     let store = Store::with(["plain"]);
     let settings = Arc::new(Settings { scale_interval: 60 * SECOND, ..Settings::default() });
     let site = Site::with(&store, &["a"], settings);
-    let tended = |count: usize| store.comes_to(move |inner| inner.tended.len() >= count);
-    tended(1).await;
+    let synced_dlxs = |count: usize| store.comes_to(move |inner| inner.synced_dlxs.len() >= count);
+    synced_dlxs(1).await;
     let began = Instant::now();
     site.serve(&["a", "b"]);
-    tended(2).await;
+    synced_dlxs(2).await;
     assert_eq!(Instant::now(), began, "at once");
     // Nobody: they stay named.
     site.serve(&[]);
     settle(50 * SECOND).await;
-    assert_eq!(store.inner().tended.len(), 2);
-    store.inner().refuse_tending = ["conflict".to_owned(), "conflict".to_owned()].into();
+    assert_eq!(store.inner().synced_dlxs.len(), 2);
+    store.inner().refuse_sync_dlxs = ["conflict".to_owned(), "conflict".to_owned()].into();
     site.serve(&["b"]);
-    tended(5).await;
+    synced_dlxs(5).await;
     assert_eq!(began.elapsed(), 53 * SECOND, "after 1 s and 2 s");
-    tended(6).await;
+    synced_dlxs(6).await;
     assert_eq!(began.elapsed(), 113 * SECOND, "each interval");
     assert_eq!(
-        store.inner().tended[..6],
+        store.inner().synced_dlxs[..6],
         [&["a"][..], &["a", "b"], &["b"], &["b"], &["b"], &["b"]]
             .map(|names| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_the_plugin_cannot_tell_nothing_is_forgotten() {
+async fn while_the_plugin_cannot_list_nothing_is_forgotten() {
     let store = Store::with([]);
-    store.put(led("web"));
+    store.put(intercepted("web"));
     let site = Site::start(&store, &["a"]);
     site.calls(1).await;
     settle(SECOND).await;
@@ -476,7 +477,7 @@ async fn while_the_plugin_cannot_tell_nothing_is_forgotten() {
     assert_eq!(site.gauge(Backend::Dlx), 1);
     // What happened meanwhile is seen when it can be told again.
     store.remove("web");
-    store.put(led("shop"));
+    store.put(intercepted("shop"));
     store.set(|inner| inner.blind = false);
     let calls = site.calls(2).await;
     assert_eq!((&*calls[1].name, calls[1].to), ("shop", Backend::Dlx));
@@ -486,10 +487,10 @@ async fn while_the_plugin_cannot_tell_nothing_is_forgotten() {
 
 /// On path direct, of which this process's try waits in its switch.
 #[tokio::test(start_paused = true)]
-async fn a_confirmed_fence_has_its_route_led_and_no_other() {
+async fn only_a_confirmed_attempt_has_its_service_intercepted() {
     let store = Store::with([]);
     for name in ["mine", "other"] {
-        let mut resource = led(name);
+        let mut resource = intercepted(name);
         (resource.traffic_mode, resource.record) = (TrafficMode::WhenAsleep, record(Phase::Draining));
         store.put(resource);
     }
@@ -519,7 +520,7 @@ async fn a_confirmed_fence_has_its_route_led_and_no_other() {
 async fn the_interception_of_an_unreadable_resource_is_kept_as_it_is() {
     let store = Store::with(["plain"]);
     for name in ["web", "other"] {
-        store.put(led(name));
+        store.put(intercepted(name));
     }
     let site = Site::start(&store, &["a"]);
     site.calls(2).await;
@@ -544,9 +545,9 @@ async fn the_interception_of_an_unreadable_resource_is_kept_as_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fence_that_is_not_seen_yet_is_waited_for_and_another_is_none() {
+async fn a_drain_that_is_not_seen_yet_is_waited_for_and_another_is_none() {
     let store = Store::with([]);
-    let mut resource = led("web");
+    let mut resource = intercepted("web");
     (resource.traffic_mode, resource.record) = (TrafficMode::WhenAsleep, record(Phase::Active));
     let before = resource.record.nonce;
     store.put(resource);

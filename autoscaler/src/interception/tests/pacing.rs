@@ -22,7 +22,7 @@ fn eight_places() -> Arc<Settings> {
 
 /// A place is kept until the workload is up, not until its wake is written.
 #[tokio::test(start_paused = true)]
-async fn a_herd_is_woken_paced_and_the_one_used_last_first() {
+async fn many_are_woken_at_a_pace_the_last_used_first() {
     const ALL: usize = 60;
     let store = Store::with([]);
     for number in 0..ALL {

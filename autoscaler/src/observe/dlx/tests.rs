@@ -19,7 +19,7 @@ impl Site {
     }
 
     /// A DLX that tells this of `hello`, and nothing noteworthy of `other`.
-    fn tells(&self, hello: Value) -> Dlx {
+    fn dlx_reporting(&self, hello: Value) -> Dlx {
         self.answers(move |member| activity(member, [hello.clone(), idle("other")].into_iter()))
     }
 
@@ -40,21 +40,21 @@ fn hello(change: impl FnOnce(&mut Value)) -> Value {
 }
 
 #[tokio::test]
-async fn all_are_asked_once_for_everything() {
+async fn every_dlx_is_queried_once_for_all_resources() {
     let site = Site::new();
     let busy = hello(|hello| {
         (hello["requests"], hello["in_flight"], hello["held"]) = (9.into(), 2.into(), 1.into());
         hello["idle"] = json!("250ms");
         hello["windows"] = json!({"10m": 5, "1m30s": 4});
     });
-    let dlxs = [site.tells(busy), site.tells(hello(|hello| hello["idle"] = Value::Null))];
-    let told = site.query_activity(LONG).await;
-    assert_eq!(told.source.unknown, None);
+    let dlxs = [site.dlx_reporting(busy), site.dlx_reporting(hello(|hello| hello["idle"] = Value::Null))];
+    let observed = site.query_activity(LONG).await;
+    assert_eq!(observed.source.unknown, None);
     let mut names: Vec<_> = dlxs.iter().map(|dlx| dlx.name.as_str()).collect();
     names.sort_unstable();
-    assert_eq!(told.source.members.iter().map(|name| &**name).collect::<Vec<_>>(), names);
-    assert_eq!(told.samples.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
-    let of = |dlx: &Dlx| told.samples[0].iter().find(|sample| *sample.member == *dlx.name).unwrap();
+    assert_eq!(observed.source.members.iter().map(|name| &**name).collect::<Vec<_>>(), names);
+    assert_eq!(observed.samples.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
+    let of = |dlx: &Dlx| observed.samples[0].iter().find(|sample| *sample.member == *dlx.name).unwrap();
     let busy = of(&dlxs[0]);
     assert_eq!((busy.requests, busy.in_flight, busy.held), (9, 2, 1));
     assert_eq!((busy.idle, busy.counted_for), (Some(Duration::from_millis(250)), Duration::from_secs(7200)));
@@ -65,9 +65,9 @@ async fn all_are_asked_once_for_everything() {
     let never = of(&dlxs[1]);
     assert_eq!((never.idle, never.count(Duration::from_secs(90))), (None, None));
     for dlx in &dlxs {
-        let asked = dlx.asked.lock().unwrap().clone();
+        let requests = dlx.requests.lock().unwrap().clone();
         assert_eq!(
-            asked.iter().map(|asked| &*asked.path).collect::<Vec<_>>(),
+            requests.iter().map(|request| &*request.path).collect::<Vec<_>>(),
             ["/api/v1/activity?window=1m30s&window=10m"]
         );
     }
@@ -75,11 +75,11 @@ async fn all_are_asked_once_for_everything() {
 
 /// It is gone, and what it counted is not.
 #[tokio::test]
-async fn a_last_report_stands_for_the_dlx_that_gave_it() {
+async fn a_last_report_stands_for_the_dlx_that_sent_it() {
     let site = Site::new();
-    let told = json!({"idle": "5m", "counted_for": "8m", "counted_since_start": true, "windows": {"10m": 5, "1m30s": 0}});
-    let mut leaving = site.tells(hello(|hello| {
-        hello.as_object_mut().unwrap().extend(told.as_object().unwrap().clone());
+    let reported = json!({"idle": "5m", "counted_for": "8m", "counted_since_start": true, "windows": {"10m": 5, "1m30s": 0}});
+    let mut leaving = site.dlx_reporting(hello(|hello| {
+        hello.as_object_mut().unwrap().extend(reported.as_object().unwrap().clone());
     }));
     let members = members(site.state.path(), LONG);
     let serving = daemon::coordination::Coordinator::Files(site.state.path().to_owned()).serving();
@@ -92,17 +92,17 @@ async fn a_last_report_stands_for_the_dlx_that_gave_it() {
         tokio::task::yield_now().await;
     }
     leaving.leave();
-    let staying = Dlx::start(site.state.path(), |member, asked| match asked.path.as_str() {
+    let staying = Dlx::start(site.state.path(), |member, request| match request.path.as_str() {
         path if path.starts_with("/api/v1/last-activity") => Reply::Never,
         _ => Reply::Json(StatusCode::OK, activity(member, ["hello", "other"].into_iter().map(idle))),
     });
-    let told = query_activity(&members, KIND, &site.resources, &windows).await;
-    assert_eq!(told.source.unknown, None);
+    let observed = query_activity(&members, KIND, &site.resources, &windows).await;
+    assert_eq!(observed.source.unknown, None);
     let name = |dlx: &Dlx| -> Arc<str> { dlx.name.as_str().into() };
-    assert!(told.source.reported.contains(&name(&leaving)));
-    assert_eq!(told.source.members, [name(&staying)]);
-    assert!(told.source.registered.names.contains(&name(&leaving)));
-    let sample = told.samples[0].iter().find(|sample| sample.member == name(&leaving)).unwrap();
+    assert!(observed.source.reported.contains(&name(&leaving)));
+    assert_eq!(observed.source.members, [name(&staying)]);
+    assert!(observed.source.registered.names.contains(&name(&leaving)));
+    let sample = observed.samples[0].iter().find(|sample| sample.member == name(&leaving)).unwrap();
     assert!(sample.idle > Some(Duration::from_secs(300)) && sample.counted_for > Duration::from_secs(480));
     assert!(sample.counted_since_start);
     assert_eq!(
@@ -114,7 +114,7 @@ async fn a_last_report_stands_for_the_dlx_that_gave_it() {
 
 /// Its connection may be dead, and nobody is told of that.
 #[tokio::test(start_paused = true)]
-async fn a_last_report_that_does_not_come_is_asked_for_anew() {
+async fn a_last_report_that_does_not_come_is_requested_again() {
     let site = Site::new();
     let dlx = Dlx::start(site.state.path(), |_, _| Reply::Never);
     let members = members(site.state.path(), LONG);
@@ -162,10 +162,10 @@ async fn names_of_other_namespaces_and_kinds_stay_apart() {
         let kind = hello(|hello| (hello["kind"], hello["requests"]) = ("else".into(), 2.into()));
         activity(member, [elsewhere, kind, idle("other")].into_iter())
     });
-    let told = site.query_activity(LONG).await;
-    assert_eq!(told.source.unknown, None);
+    let observed = site.query_activity(LONG).await;
+    assert_eq!(observed.source.unknown, None);
     // Nothing is told of demo/hello of this kind: it has no sample, which is not zero.
-    assert_eq!(told.samples.iter().map(Vec::len).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(observed.samples.iter().map(Vec::len).collect::<Vec<_>>(), [0, 1]);
 }
 
 #[tokio::test]
@@ -185,10 +185,10 @@ async fn an_answer_that_lacks_something_is_none() {
     ];
     for (what, hello) in spoilt {
         let site = Site::new();
-        let dlx = site.tells(hello);
-        let told = site.query_activity(LONG).await;
+        let dlx = site.dlx_reporting(hello);
+        let observed = site.query_activity(LONG).await;
         assert_eq!(
-            told.source.unknown,
+            observed.source.unknown,
             Some(ActivityUnknown::Unreachable([dlx.name.clone()].into())),
             "{what}"
         );
@@ -198,11 +198,11 @@ async fn an_answer_that_lacks_something_is_none() {
 #[tokio::test]
 async fn one_that_does_not_answer_is_named_until_it_does_or_is_gone() {
     let site = Site::new();
-    let _good = site.tells(idle("hello"));
+    let _good = site.dlx_reporting(idle("hello"));
     let mut stopped = Dlx::start(site.state.path(), |_, _| Reply::Never);
-    let told = site.query_activity(SHORT).await;
-    assert_eq!(told.source.unknown, Some(ActivityUnknown::Unreachable([stopped.name.clone()].into())));
-    assert_eq!(told.source.members.len(), 2);
+    let observed = site.query_activity(SHORT).await;
+    assert_eq!(observed.source.unknown, Some(ActivityUnknown::Unreachable([stopped.name.clone()].into())));
+    assert_eq!(observed.source.members.len(), 2);
     stopped.leave();
     assert_eq!(site.query_activity(SHORT).await.source.unknown, None);
 

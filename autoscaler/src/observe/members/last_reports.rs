@@ -85,13 +85,13 @@ impl Members {
     pub(crate) async fn follow_last_reports(self, mut registered: watch::Receiver<Registered>) {
         self.last_reports().registered = Some(registered.clone());
         let mut live = self.0.live.subscribe();
-        let mut asked: HashMap<Member, AbortHandle> = HashMap::new();
+        let mut requested: HashMap<Member, AbortHandle> = HashMap::new();
         let mut questions = JoinSet::new();
         // An error: the cycles read them, too.
         let _ = self.read().await;
         loop {
             let members: BTreeSet<_> = live.borrow_and_update().iter().cloned().collect();
-            asked.retain(|member, question| {
+            requested.retain(|member, question| {
                 let lives = members.contains(member);
                 if !lives {
                     question.abort();
@@ -99,7 +99,7 @@ impl Members {
                 lives
             });
             for member in members {
-                asked
+                requested
                     .entry(member.clone())
                     .or_insert_with(|| questions.spawn(self.clone().request_last_report(member)));
             }

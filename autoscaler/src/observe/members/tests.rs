@@ -6,7 +6,7 @@ use super::*;
 use crate::testing::LONG;
 
 #[tokio::test]
-async fn the_metric_names_who_is_silent_and_forgets_who_is_not() {
+async fn the_metric_names_unreachable_dlxs_only() {
     let state = tempfile::tempdir().unwrap();
     let mut registry = Registry::default();
     let metrics = AutoscalerMetrics::new(&mut registry);

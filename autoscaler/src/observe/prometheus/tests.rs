@@ -21,7 +21,7 @@ type SleepRequest = (String, Option<String>, String);
 /// A server, and what it was asked.
 struct Server {
     address: SocketAddr,
-    asked: Arc<Mutex<Vec<SleepRequest>>>,
+    requests: Arc<Mutex<Vec<SleepRequest>>>,
     _serving: DropGuard,
 }
 
@@ -37,9 +37,9 @@ impl Server {
     async fn start(answer: impl Fn(&str) -> Reply + Clone + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let asked = Arc::new(Mutex::new(Vec::new()));
+        let requests = Arc::new(Mutex::new(Vec::new()));
         let serving = CancellationToken::new();
-        let seen = asked.clone();
+        let seen = requests.clone();
         let serve = async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
@@ -52,7 +52,7 @@ impl Server {
             }
         };
         tokio::spawn(serving.clone().run_until_cancelled_owned(serve));
-        Self { address, asked, _serving: serving.drop_guard() }
+        Self { address, requests, _serving: serving.drop_guard() }
     }
 
     async fn answer(
@@ -163,25 +163,28 @@ async fn one_question_each_for_all_resources() {
     })
     .await;
     let names = ["a", "statefulset/db", "b", "twice", "nan", "inf", "c"];
-    let told = ask(server.settings(), "demo", &names).await;
-    assert_eq!((&told[0].value, &told[0].coverage), (&MetricValue::Number(0.0), &covered(42.0)));
-    assert_eq!((&told[1].value, &told[1].coverage), (&MetricValue::Number(1.5), &covered(3.0)));
+    let readings = ask(server.settings(), "demo", &names).await;
+    assert_eq!((&readings[0].value, &readings[0].coverage), (&MetricValue::Number(0.0), &covered(42.0)));
+    assert_eq!((&readings[1].value, &readings[1].coverage), (&MetricValue::Number(1.5), &covered(3.0)));
     // That of another namespace is another resource's.
-    assert_eq!((&told[2].value, &told[2].coverage), (&MetricValue::Absent { idle: true }, &covered(42.0)));
-    assert_eq!(told[3].value, MetricValue::Several);
-    assert!(matches!(told[4].value, MetricValue::Number(value) if value.is_nan()));
-    assert_eq!(told[5].value, MetricValue::Number(f64::INFINITY));
+    assert_eq!(
+        (&readings[2].value, &readings[2].coverage),
+        (&MetricValue::Absent { idle: true }, &covered(42.0))
+    );
+    assert_eq!(readings[3].value, MetricValue::Several);
+    assert!(matches!(readings[4].value, MetricValue::Number(value) if value.is_nan()));
+    assert_eq!(readings[5].value, MetricValue::Number(f64::INFINITY));
     // The scrapes of something else in the namespace prove nothing of it.
     let nothing = Completeness::Scrapes { seen: SampleCount::Nothing, needed: 41, most: 44 };
-    assert_eq!((&told[6].value, &told[6].coverage), (&MetricValue::Absent { idle: true }, &nothing));
-    let mut asked = server.asked.lock().unwrap().clone();
-    asked.sort();
+    assert_eq!((&readings[6].value, &readings[6].coverage), (&MetricValue::Absent { idle: true }, &nothing));
+    let mut requests = server.requests.lock().unwrap().clone();
+    requests.sort();
     let path = "POST /prefix/api/v1/query".to_owned();
     let expected = [
         (path.clone(), None, "scrapes[630s]{demo}".to_owned()),
         (path, None, "value[600s]{demo}".to_owned()),
     ];
-    assert_eq!(asked, expected);
+    assert_eq!(requests, expected);
 }
 
 /// In a file for all namespaces a result must say which one it is of.
@@ -194,9 +197,9 @@ async fn of_all_namespaces_a_result_says_its_own() {
         )
     })
     .await;
-    let told = ask(server.settings(), "*", &["a", "b"]).await;
+    let readings = ask(server.settings(), "*", &["a", "b"]).await;
     assert_eq!(
-        (&told[0].value, &told[1].value),
+        (&readings[0].value, &readings[1].value),
         (&MetricValue::Absent { idle: true }, &MetricValue::Number(42.0))
     );
 }
@@ -205,7 +208,7 @@ async fn of_all_namespaces_a_result_says_its_own() {
 async fn nothing_hostile_is_idleness() {
     let with = |status: u16, body: &str| (StatusCode::from_u16(status).unwrap(), body.to_owned());
     let success = |data: &str| with(200, &format!(r#"{{"status":"success","data":{data}}}"#));
-    for (answer, told) in [
+    for (answer, expected) in [
         (with(500, "boom"), "it answered 500 Internal Server Error: boom"),
         (
             with(422, r#"{"status":"error","errorType":"execution","error":"many-to-many"}"#),
@@ -243,7 +246,7 @@ async fn nothing_hostile_is_idleness() {
         let server = Server::start(move |_| Reply::With(status, body.clone())).await;
         let reading = ask(server.settings(), "demo", &["a"]).await.remove(0);
         let MetricValue::Failed(error) = &reading.value else { panic!("{answer:?}: {reading:?}") };
-        assert!(error.contains(told), "{error} instead of {told}");
+        assert!(error.contains(expected), "{error} instead of {expected}");
         assert!(error.contains(&server.settings().url), "{error}");
         assert!(
             matches!(reading.coverage, Completeness::Scrapes { seen: SampleCount::Failed(_), .. }),
@@ -292,7 +295,7 @@ async fn a_query_that_gets_no_answer_is_given_up() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_a_failure() {
+async fn no_server_is_a_failure() {
     let server = Server::start(|_| Reply::Never).await;
     let settings = server.settings();
     drop(server);
@@ -310,8 +313,11 @@ async fn nobody_there_is_a_failure() {
         Settings { bearer_token_file: Some(file.clone()), ..settings },
     ] {
         let reading = ask(settings, "demo", &["a"]).await.remove(0);
-        let told = file.display().to_string();
-        assert!(matches!(&reading.value, MetricValue::Failed(error) if error.contains(&told)), "{reading:?}");
+        let expected = file.display().to_string();
+        assert!(
+            matches!(&reading.value, MetricValue::Failed(error) if error.contains(&expected)),
+            "{reading:?}"
+        );
     }
 }
 
@@ -328,7 +334,7 @@ async fn the_token_is_read_for_each_cycle() {
     std::fs::write(&file, "two").unwrap();
     source.query_all("demo", &listed(&["a"]), &wanted).await;
     let mut tokens: Vec<_> =
-        server.asked.lock().unwrap().iter().map(|(_, token, _)| token.clone().unwrap()).collect();
+        server.requests.lock().unwrap().iter().map(|(_, token, _)| token.clone().unwrap()).collect();
     tokens.sort();
     assert_eq!(tokens, ["Bearer one", "Bearer one", "Bearer two", "Bearer two"]);
 }
@@ -341,7 +347,7 @@ async fn a_metric_without_a_query_is_unknown() {
     let tables = source.query_all("demo", &listed(&["a"]), &wanted).await;
     let MetricValue::Unknown(state) = tables["cpu"][&WINDOW].reading(0).value else { panic!("a value") };
     assert_eq!(&*state, "no query for the metric \"cpu\": metrics.queries has requests");
-    assert!(server.asked.lock().unwrap().is_empty());
+    assert!(server.requests.lock().unwrap().is_empty());
 }
 
 #[test]

@@ -72,11 +72,11 @@ async fn values_of_all_objects_of_a_kind() {
     let cluster = devcluster::Cluster::start(Options { custom_metrics: true, ..Options::default() }).unwrap();
     let values = cluster.custom_metrics();
     let source = source(cluster.client().unwrap(), "apps", "Deployment");
-    let code = |told: &[(MetricReading, Decision)], place: usize| told[place].1.code();
+    let code = |results: &[(MetricReading, Decision)], place: usize| results[place].1.code();
 
     // No data yet: the API answers 404.
-    let told = ask(&source, "deployment", &["web"]).await;
-    assert_eq!((&told[0].0.value, code(&told, 0)), (&MetricValue::Absent { idle: false }, "no_value"));
+    let results = ask(&source, "deployment", &["web"]).await;
+    assert_eq!((&results[0].0.value, code(&results, 0)), (&MetricValue::Absent { idle: false }, "no_value"));
 
     let set = |name: &str, value: &str, window| {
         values.set("shop", "deployments.apps", name, "requests_per_10m", value, window);
@@ -89,18 +89,18 @@ async fn values_of_all_objects_of_a_kind() {
     values.set("shop", "deployments.apps", "other", "requests_per_1h", "0", None);
     values.set("farm", "deployments.apps", "far", "requests_per_10m", "0", None);
     let names = ["web", "idle", "zero", "minute", "other", "far", "statefulset/db"];
-    let told = ask(&source, "deployment", &names).await;
+    let results = ask(&source, "deployment", &names).await;
     // In the metric's own unit: 1.5 is above 1, and not 1500.
-    assert_eq!((&told[0].0.value, code(&told, 0)), (&MetricValue::Number(1.5), "above_threshold"));
-    assert_eq!((&told[1].0.value, code(&told, 1)), (&MetricValue::Number(1.0), "below_threshold"));
-    assert_eq!(code(&told, 2), "below_threshold");
+    assert_eq!((&results[0].0.value, code(&results, 0)), (&MetricValue::Number(1.5), "above_threshold"));
+    assert_eq!((&results[1].0.value, code(&results, 1)), (&MetricValue::Number(1.0), "below_threshold"));
+    assert_eq!(code(&results, 2), "below_threshold");
     // Of a minute, whatever its name says.
     assert_eq!(
-        (&told[3].0.coverage, code(&told, 3)),
+        (&results[3].0.coverage, code(&results, 3)),
         (&Completeness::Only(Duration::from_secs(60)), "incomplete_window")
     );
     // Of another metric, of another namespace, of another kind.
-    for (name, (_, decision)) in names.iter().zip(&told).skip(4) {
+    for (name, (_, decision)) in names.iter().zip(&results).skip(4) {
         assert_eq!(decision.code(), "no_value", "{name}");
     }
     // One call for all of them.
@@ -114,28 +114,28 @@ async fn values_of_all_objects_of_a_kind() {
     let of_sets = self::source(cluster.client().unwrap(), "apps", "StatefulSet");
     values.set("shop", "statefulsets.apps", "db", "requests_per_10m", "7", None);
     values.set("shop", "statefulsets.apps", "web", "requests_per_10m", "0", None);
-    let told = ask(&of_sets, "deployment", &["statefulset/db", "web"]).await;
-    assert_eq!(told[0].0.value, MetricValue::Number(7.0));
-    assert_eq!(told[1].0.value, MetricValue::Absent { idle: false });
+    let results = ask(&of_sets, "deployment", &["statefulset/db", "web"]).await;
+    assert_eq!(results[0].0.value, MetricValue::Number(7.0));
+    assert_eq!(results[1].0.value, MetricValue::Absent { idle: false });
     // A plugin whose resources are such objects has them by their own names.
     assert_eq!(ask(&of_sets, "other", &["web"]).await[0].0.value, MetricValue::Number(0.0));
 
     let fault = cluster.faults().refuse(Filter::any(), 1000, Refusal::InternalError);
-    let told = ask(&source, "deployment", &["idle"]).await;
-    assert_eq!(code(&told, 0), "source_failed");
+    let results = ask(&source, "deployment", &["idle"]).await;
+    assert_eq!(code(&results, 0), "source_failed");
     drop(fault);
     assert_eq!(code(&ask(&source, "deployment", &["idle"]).await, 0), "below_threshold");
     let unknown = self::source(cluster.client().unwrap(), "apps", "Unicorn");
-    let told = ask(&unknown, "deployment", &["idle"]).await;
-    assert!(told[0].1.to_string().contains("no kind \"Unicorn\""), "{}", told[0].1);
+    let results = ask(&unknown, "deployment", &["idle"]).await;
+    assert!(results[0].1.to_string().contains("no kind \"Unicorn\""), "{}", results[0].1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_api_nothing_is_known() {
     let cluster = devcluster::Cluster::start(Options::default()).unwrap();
     let source = source(cluster.client().unwrap(), "apps", "Deployment");
-    let told = ask(&source, "deployment", &["web"]).await;
-    assert!(told[0].1.to_string().contains("is a metrics adapter installed?"), "{}", told[0].1);
+    let results = ask(&source, "deployment", &["web"]).await;
+    assert!(results[0].1.to_string().contains("is a metrics adapter installed?"), "{}", results[0].1);
 }
 
 /// A server that answers each path by a script.
@@ -184,9 +184,9 @@ async fn the_older_version_is_spoken_where_there_is_no_other() {
         (StatusCode::OK, item.to_owned())
     })
     .await;
-    let told = ask(&source(client, "apps", "Deployment"), "deployment", &["web"]).await;
-    assert_eq!(told[0].0.value, MetricValue::Number(3.0));
-    assert_eq!(told[0].0.coverage, Completeness::Only(Duration::from_secs(300)));
+    let results = ask(&source(client, "apps", "Deployment"), "deployment", &["web"]).await;
+    assert_eq!(results[0].0.value, MetricValue::Number(3.0));
+    assert_eq!(results[0].0.coverage, Completeness::Only(Duration::from_secs(300)));
     let path = "/apis/custom.metrics.k8s.io/v1beta1/namespaces/shop/deployments.apps/*/requests_per_10m";
     assert_eq!(*paths.lock().unwrap(), [path]);
 }
@@ -220,13 +220,13 @@ async fn nothing_hostile_is_idleness() {
             None => (StatusCode::from_u16(status).unwrap(), body.clone()),
         })
         .await;
-        let told = ask(&source(client, "apps", "Deployment"), "deployment", &["web"]).await;
-        assert_eq!(told[0].1.code(), code, "{status} {shown}: {}", told[0].1);
+        let results = ask(&source(client, "apps", "Deployment"), "deployment", &["web"]).await;
+        assert_eq!(results[0].1.code(), code, "{status} {shown}: {}", results[0].1);
     }
     // Discovery itself.
     for body in ["", "{}", r#"{"versions":[]}"#, r#"{"versions":[{"version":"v1"}]}"#] {
         let client = server(move |_| (StatusCode::OK, body.to_owned())).await;
-        let told = ask(&source(client, "apps", "Deployment"), "deployment", &["web"]).await;
-        assert_eq!(told[0].1.code(), "source_failed", "{body}: {}", told[0].1);
+        let results = ask(&source(client, "apps", "Deployment"), "deployment", &["web"]).await;
+        assert_eq!(results[0].1.code(), "source_failed", "{body}: {}", results[0].1);
     }
 }

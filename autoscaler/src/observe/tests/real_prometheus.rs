@@ -171,9 +171,9 @@ metrics:
             }
         };
         let waited = tokio::time::timeout(Duration::from_secs(90), wait).await;
-        let told =
+        let text =
             last.iter().map(|(name, decision)| format!("\n  {name}: {} ({decision})", decision.code()));
-        assert!(waited.is_ok(), "never came to {wanted:?}:{}", told.collect::<String>());
+        assert!(waited.is_ok(), "never came to {wanted:?}:{}", text.collect::<String>());
     }
 }
 
@@ -270,8 +270,8 @@ async fn idleness_is_proved_by_scrapes() {
 
     // With an interval that is not the real one half the scrapes would do: there are too many of them.
     let wrong = Site::new(prometheus.address, "2s", &[("quiet", "requests")]);
-    let told = wrong.decide().await["quiet"].to_string();
-    assert!(told.contains("possible with this scrapeInterval"), "{told}");
+    let text = wrong.decide().await["quiet"].to_string();
+    assert!(text.contains("possible with this scrapeInterval"), "{text}");
 
     // And without it nothing is known.
     drop(prometheus);
