@@ -19,7 +19,7 @@ pub(crate) struct ActivePlugin {
     pub(crate) settings: Arc<Settings>,
 }
 
-/// Shows reports by the plugin that is given.
+/// Publishes events by the active plugin.
 pub(crate) fn start_reporter(active: &watch::Receiver<ActivePlugin>, dropped: &Dropped) -> Reporter {
     let shows = active.clone();
     Reporter::start(dropped.clone(), move |id, report| {
@@ -28,7 +28,7 @@ pub(crate) fn start_reporter(active: &watch::Receiver<ActivePlugin>, dropped: &D
     })
 }
 
-/// What is seen of a resource, as the protocol needs it.
+/// The resource, as the protocol needs it.
 pub(crate) fn protocol_seen(resource: &Resource) -> Seen {
     Seen { record: resource.record.clone(), version: resource.version.clone(), scaled: resource.replicas > 0 }
 }

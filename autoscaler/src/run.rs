@@ -177,7 +177,7 @@ async fn serve(
     }
 }
 
-/// A cycle and a router for each plugin and namespace file, as long as this process leads.
+/// A cycle and an interceptor for each plugin and namespace file, as long as this process is the leader.
 struct LeaderTasks {
     context: CycleContext,
     routers: interception::InterceptorContext,

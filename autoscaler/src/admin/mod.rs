@@ -51,12 +51,12 @@ struct Shared {
     cycles: Mutex<BTreeMap<CycleKey, CycleView>>,
 }
 
-/// What is cycle of a cycle, and how it is asked for something.
+/// What is shown of a cycle, and where its sleep requests go.
 #[derive(Clone)]
 pub(crate) struct CycleView {
     /// What it knows.
     pub(crate) states: Arc<Mutex<ResourceStates>>,
-    /// What its router knows.
+    /// What its interceptor knows.
     pub(crate) interceptions: InterceptionTable,
     /// The ready DLXs, and the delays of interception.
     pub(crate) dlxs: ServingDlxs,
@@ -136,7 +136,7 @@ struct LastEvent {
     event: ScaleEvent,
     /// How long ago this process saw it.
     ago: String,
-    /// When, by the clock of whoever wrote it.
+    /// When, by the clock of the process that wrote it.
     time: Option<String>,
 }
 

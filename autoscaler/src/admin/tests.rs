@@ -1,4 +1,4 @@
-//! What the admin port tells of routes.
+//! What the admin port shows of interceptions.
 
 use std::time::Duration;
 
@@ -137,7 +137,7 @@ async fn the_backend_of_an_interception_and_the_next_one() {
         let readme = include_str!("../../../README.md");
         assert!(readme.contains(&format!("`{name}")), "README.md does not name {name}");
     }
-    // Who leads no more knows nothing of it.
+    // A process that lost leadership knows nothing of it.
     context.stop.cancel();
     tokio::task::yield_now().await;
     let answer = get(&view.resources()).await;

@@ -48,7 +48,7 @@ impl Explain {
     }
 }
 
-/// Why nothing is told.
+/// Why nothing is shown.
 async fn unknown_resource_error(client: &AdminClient, id: &ResourceId) -> anyhow::Result<anyhow::Error> {
     require_leader(client).await?;
     Ok(anyhow::anyhow!(

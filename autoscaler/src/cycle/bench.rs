@@ -15,7 +15,7 @@ fn cpu(but: &str) -> u64 {
     fs::read_dir("/proc/self/task").unwrap().filter_map(|task| of(task.unwrap())).sum()
 }
 
-/// 10,000 resources, 3 DLXs, nothing to be put to zero; the DLXs' own CPU time is not counted, the plugin's copying of
+/// 10,000 resources, 3 DLXs, nothing to be scaled to zero; the DLXs' own CPU time is not counted, the plugin's copying of
 /// 10,000 resources is.
 #[tokio::test]
 #[ignore = "a measurement"]

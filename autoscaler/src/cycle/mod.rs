@@ -1,4 +1,4 @@
-//! The cycle of one plugin in one namespace file: every scale interval it looks at all resources, decides, and puts
+//! The cycle of one plugin in one namespace file: every scale interval it reads all resources, decides, and scales
 //! the idle ones to zero without holding up the next cycle.
 //!
 //! Each has a task of its own: a plugin or a namespace that fails or hangs never delays another one.
@@ -44,7 +44,7 @@ const MAX_CONCURRENT_ATTEMPTS: usize = 64;
 const MAX_CONCURRENT_SWITCHOVERS: usize = 128;
 
 /// How many refusals are published per cycle: one cause, an unreachable DLX, say, may be that of
-/// ten thousand, and an Event on each helps nobody.
+/// ten thousand, and an Event on each helps no user.
 const MAX_REPORTED_REFUSALS: usize = 20;
 
 /// What all cycles share. Cheap to clone.
@@ -62,7 +62,7 @@ pub(crate) struct CycleContext {
     pub(crate) dlxs: ServingDlxs,
     /// The protocol's rules.
     pub(crate) rules: Rules,
-    /// Cancelled when no new try is to begin and those under way are to be finished or reverted.
+    /// Cancelled when no new attempt is to begin and those in progress are to be finished or reverted.
     pub(crate) stop: CancellationToken,
 }
 
@@ -101,15 +101,15 @@ pub(crate) struct Cycle {
     waiting: HashMap<ResourceId, Vec<oneshot::Sender<SleepOutcome>>>,
     reporter: Reporter,
     queue: VecDeque<Job>,
-    /// Those of path direct that wait.
+    /// Waiting attempts in traffic mode `when-asleep`.
     switches: VecDeque<ResourceId>,
     running: JoinSet<TaskResult>,
     tasks: HashMap<Id, RunningTask>,
-    /// How many of those that run are switches.
+    /// How many of the running attempts switch a Service.
     switching: usize,
 }
 
-/// What waits for a place among the tries.
+/// What waits for a place among the attempts.
 enum Job {
     Repair(Repair),
     Drain(ResourceId),
@@ -124,7 +124,7 @@ struct RunningTask {
 /// What a task has done.
 enum TaskResult {
     Repaired(Repair, Result<(), ScaleError>),
-    /// With the reason why it was tried.
+    /// With the reason for the attempt.
     Drained(DrainOutcome, String),
 }
 

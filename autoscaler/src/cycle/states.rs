@@ -113,7 +113,7 @@ struct Observed<'a> {
 pub(crate) struct PlannedWork {
     /// Stale records.
     pub(crate) repairs: Vec<Repair>,
-    /// Resources to put to zero.
+    /// Resources to scale to zero.
     pub(crate) idle: Vec<ResourceId>,
     /// Resources that cannot go to zero as things are, and why; each once, until it changes.
     pub(crate) refused: Vec<(ResourceId, String)>,
@@ -126,7 +126,7 @@ pub(crate) struct PlannedWork {
 /// A stale record, and its replacement.
 #[derive(Clone, Debug)]
 pub(crate) struct Repair {
-    /// Whose.
+    /// The resource.
     pub(crate) id: ResourceId,
     /// The version that must still stand.
     pub(crate) expected: Version,

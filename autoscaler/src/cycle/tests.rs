@@ -67,7 +67,7 @@ impl Site {
 }
 
 impl Running {
-    /// Waits until what it knows fulfils the condition: after a cycle, or after a try.
+    /// Waits until what it knows fulfils the condition: after a cycle, or after an attempt.
     async fn until(&self, mut fulfilled: impl FnMut(&ResourceStates) -> bool) {
         let wait = async {
             while !fulfilled(&self.states.lock().unwrap()) {
@@ -100,7 +100,7 @@ async fn idle_resources_are_scaled_to_zero_busy_ones_stay() {
             matches!(states.resources[&id("hello")].last_attempt, Some((DrainOutcome::Committed, _)))
         })
         .await;
-    // No DLX tells anything of it.
+    // No DLX reports it.
     running.until(|states| states.resources[&id("busy")].decision.code() == "no_sample").await;
     assert_eq!(store.get("busy").record, Record::default());
     assert_eq!(site.drain_attempts("committed", "confirmed"), 1);
@@ -139,7 +139,7 @@ async fn a_stale_record_is_repaired_and_then_decided_on() {
     let _dlx = Dlx::quiet(site.state.path(), &["hello"]);
     let running = site.run(&store);
     store.until(|store| store.resources[&id("hello")].replicas == 0).await;
-    // The fence left behind was reverted, not taken for its own.
+    // The stale drain record was reverted, not taken for its own.
     assert_eq!(store.inner().calls, ["compare_and_set", "compare_and_set", "set_scale"]);
     assert_eq!(site.context.metrics.records_repaired.get(), 1);
     site.context.stop.cancel();
@@ -203,7 +203,7 @@ async fn many_are_scaled_to_zero_a_bounded_number_at_a_time() {
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     let store = Store::with(names.iter().copied());
     let _dlx = Dlx::quiet(site.state.path(), &names);
-    // A drain attempt that stands is a try under way.
+    // A draining record is an attempt in progress.
     let most = Arc::new(Mutex::new(0));
     let seen = most.clone();
     store.on_write(move |store, _| {
@@ -350,10 +350,10 @@ async fn a_user_need_not_wait_for_the_window() {
     assert!(store.inner().calls.is_empty());
     assert_eq!(ask(&running, "hello").await, SleepOutcome::Attempted(DrainOutcome::Committed));
     assert_eq!((store.get("hello").replicas, store.get("hello").record.reason.as_str()), (0, "requested"));
-    // By the same fence as ever.
+    // By a drain attempt as ever.
     assert_eq!(dlx.count("/api/v1/confirm-drain"), 1);
     assert_eq!(ask(&running, "hello").await, SleepOutcome::AlreadyAsleep);
-    // What its owner wants awake stays awake.
+    // What a user keeps awake stays awake.
     store.put(paused);
     assert_eq!(ask(&running, "hello").await, SleepOutcome::KeptAwake("kept awake: paused".to_owned()));
     site.context.stop.cancel();
@@ -399,7 +399,7 @@ async fn users_are_told_once() {
     assert_eq!(reported(&store.inner(), "NotScaledToZero"), [expected]);
     silent.leave();
     running.until(|states| states.resources[&id("hello")].decision.code() == "dlx_left").await;
-    // Its owner does not wait for the window.
+    // A user does not wait for the window.
     let mut now = store.get("hello");
     now.sleep_now = true;
     store.put(now);
@@ -415,7 +415,7 @@ async fn users_are_told_once() {
     running.ends().await;
 }
 
-/// Tries in traffic mode `when-asleep` take their time, and nobody else's place.
+/// Attempts in traffic mode `when-asleep` take their time, and no other's place.
 #[tokio::test]
 async fn attempts_that_wait_for_an_interception_keep_no_other_waiting() {
     let mut site = Site::new(LONG, LONG);
@@ -448,7 +448,7 @@ async fn attempts_that_wait_for_an_interception_keep_no_other_waiting() {
     }
     store.change("hello", |hello| hello.keep_awake = "paused".to_owned());
     let dlx = Dlx::quiet(site.state.path(), &names);
-    // No router runs: their routes are waited for.
+    // No interceptor runs: their interceptions are waited for.
     let running = site.run(&store);
     running.until(|_| dlx.count("/api/v1/confirm-drain") == MAX_CONCURRENT_SWITCHOVERS).await;
     store.change("hello", |hello| hello.keep_awake.clear());

@@ -16,7 +16,7 @@ use crate::{
 pub(crate) enum Reason {
     /// Its plugin lists it with what cannot be read, and why not: all else that is known of it may be out of date.
     Unreadable(Arc<str>),
-    /// Its owner, or another scaler, wants it awake.
+    /// Its users, or another autoscaler, keep it awake.
     KeptAwake(Arc<str>),
     /// Its interception does not allow it.
     Interception(InterceptionNotReady),
@@ -40,24 +40,24 @@ pub(crate) enum Reason {
     ActivityUnknown(ActivityUnknown),
     /// A DLX reported no activity of it.
     NoSample {
-        /// Who.
+        /// The DLX.
         member: Arc<str>,
     },
     /// A DLX reported it more than once.
     Duplicate {
-        /// Who.
+        /// The DLX.
         member: Arc<str>,
     },
     /// A DLX did not report this metric.
     NoValue {
-        /// Who.
+        /// The DLX.
         member: Arc<str>,
         /// The metric's name on the wire.
         metric: String,
     },
     /// A DLX has counted for less than the window: it knows nothing of the time before.
     Short {
-        /// Who.
+        /// The DLX.
         member: Arc<str>,
         /// For how long it has counted.
         counted_for: Duration,
@@ -101,7 +101,7 @@ pub(crate) enum Reason {
     NotANumber {
         /// The metric's name on the wire.
         metric: Arc<str>,
-        /// What it told.
+        /// The value.
         value: f64,
     },
     /// The metric source does not know the whole window.

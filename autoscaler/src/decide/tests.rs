@@ -47,7 +47,7 @@ impl Case {
         case
     }
 
-    /// The same by what another source tells: `requests` is 0, and known for the whole window.
+    /// The same by the readings of another source: `requests` is 0, and known for the whole window.
     fn with_reading(change: impl FnOnce(&mut Self, &mut MetricReading)) -> Self {
         let mut reading = reading(0.0, SampleCount::Count(41.0));
         Self::with(|case| {
@@ -230,7 +230,7 @@ fn every_rule() {
         ("traffic_mode_unknown", Case::with(|case| case.resource.traffic_mode = TrafficMode::Unknown)),
         ("dlx_left", Case::with(|case| case.history.gap = left(case.now - WINDOW + SECOND))),
         ("kept_awake", Case::with(|case| case.resource.keep_awake = "paused".to_owned())),
-        // Before anything else, also before the wish of another owner.
+        // Before anything else, also before another user's request.
         (
             "kept_awake",
             Case::with(|case| {
@@ -374,7 +374,7 @@ fn every_rule_of_a_source_beside_the_dlxs() {
             "incomplete_window",
             Case::with_reading(|_, reading| reading.coverage = Completeness::Only(WINDOW - SECOND)),
         ),
-        // Nothing was told, and nobody looked all the while.
+        // Nothing was reported, and nothing was read all the while.
         (
             "incomplete_window",
             Case::with_reading(|_, reading| {
@@ -392,7 +392,7 @@ fn every_rule_of_a_source_beside_the_dlxs() {
         // Of two metrics one speaks not for the other.
         ("no_value", Case::with_reading(|case, _| case.metrics.push(metric(2 * WINDOW, 0.0)))),
         ("no_metrics", Case::with_reading(|case, _| case.metrics.clear())),
-        // What is in flight the DLXs know, and without them nothing can be fenced.
+        // What is in flight the DLXs know, and without them nothing can be drained.
         ("in_flight", Case::with_reading(|case, _| case.samples[1].in_flight = 1)),
         ("in_flight", Case::with_reading(|case, _| case.samples[0].held = 1)),
         ("no_sample", Case::with_reading(|case, _| case.samples.clear())),
@@ -447,7 +447,7 @@ fn every_rule_of_a_source_beside_the_dlxs() {
 }
 
 impl Case {
-    /// The same with its owner's wish to have it asleep.
+    /// The same with a user's request to scale it to zero.
     fn requested(change: impl FnOnce(&mut Self)) -> Self {
         Self::with(|case| {
             case.resource.sleep_now = true;
@@ -455,7 +455,7 @@ impl Case {
         })
     }
 
-    /// Another controller switches its route, and no DLX was asked.
+    /// Another controller switches its traffic, and no DLX was queried.
     fn external(&mut self) {
         self.resource.traffic_mode = TrafficMode::External;
         self.samples.clear();
@@ -558,7 +558,7 @@ fn spoil(case: &mut Case, doubt: &Doubt) {
                 _ => ActivityUnknown::Unreachable(["a".to_owned()].into()),
             });
         }
-        // One of the members is not the one that told.
+        // One of the members is not the one that reported.
         Doubt::Stranger => case.samples[0].member = "stranger".into(),
         Doubt::Event(ago) => case.event(ScaleEvent::ResourceUpdated, Duration::from_secs(*ago)),
         Doubt::Left(ago) => case.history.gap = left(case.now - Duration::from_secs(*ago)),

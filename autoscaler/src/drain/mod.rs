@@ -55,7 +55,7 @@ pub(crate) enum RevertReason {
     Refused(String),
     /// A DLX gave no usable answer.
     Unreachable(String),
-    /// There is no DLX, or they cannot be told.
+    /// There is no DLX, or the DLXs cannot be read.
     NoDlx(String),
     /// Its record changed meanwhile: a request arrived, most likely.
     Changed,
@@ -204,7 +204,7 @@ impl DrainAttempt {
         ScaleRequest { id, target: Target::Zero, version, record, deadline, intercepted_for }
     }
 
-    /// The members by name; none where they cannot be told.
+    /// The members by name; none if they cannot be read.
     async fn read_members(&self, why: &mut RevertReason) -> BTreeMap<String, Member> {
         match self.members.read().await {
             Ok(live) => {

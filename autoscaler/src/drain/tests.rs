@@ -154,7 +154,7 @@ async fn members_that_cannot_be_read_are_not_none() {
     site.is(Phase::Active, 1);
 }
 
-/// A DLX that registers once the fence is written may have missed nothing, but whoever it is, it is asked.
+/// A DLX that registers once the record is written may have missed nothing, and is asked all the same.
 #[tokio::test]
 async fn a_dlx_that_joins_after_the_record_was_written_is_asked() {
     let joins = |site: &Site| {
@@ -232,7 +232,7 @@ async fn a_failed_call_is_reported() {
     site.store.inner().refuse_scale = Some(unreachable.clone());
     let end = site.run().await;
     assert_eq!(end.to_string(), "failed: scaling to zero: no route; to be tried again after 0s");
-    // The fence stands: whether the scale happened is not known, so only the next look at the record can tell.
+    // The record says `draining`: whether the scale happened is not known, so only the next look at the record can tell.
     site.is(Phase::Draining, 1);
 
     let site = Site::new();
@@ -275,7 +275,7 @@ async fn a_stopping_process_reverts_at_once() {
     site.is(Phase::Active, 1);
 }
 
-/// Its requests pass no DLX that could confirm anything: one write that tests the version, and nobody is asked.
+/// Its requests pass no DLX that could confirm anything: one write that tests the version, and no DLX is asked.
 #[tokio::test]
 async fn in_traffic_mode_external_no_dlx_is_asked() {
     let site = Site::new();
@@ -286,7 +286,7 @@ async fn in_traffic_mode_external_no_dlx_is_asked() {
     assert_eq!(site.run().await, DrainOutcome::Committed);
     site.is(Phase::Asleep, 0);
     assert_eq!((site.calls(), dlx.count("/")), (vec!["set_scale"], 0));
-    // Somebody is at work on it, or was faster.
+    // Another process works on it, or was faster.
     (external.record.phase, external.replicas) = (Phase::Waking, 1);
     site.store.put(external);
     assert_eq!(site.run().await, DrainOutcome::Reverted(RevertReason::Changed));

@@ -1,4 +1,4 @@
-//! The router of one plugin in one namespace file.
+//! The interceptor of one plugin in one namespace file.
 
 mod calls;
 
@@ -33,7 +33,7 @@ use crate::{
     telemetry::{AutoscalerMetrics, BackendLabels, CycleLabels},
 };
 
-/// What all routers share. Cheap to clone.
+/// What all interceptors share. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct InterceptorContext {
     /// The daemon's metrics.
@@ -44,20 +44,20 @@ pub(crate) struct InterceptorContext {
     pub(crate) dlxs: ServingDlxs,
     /// The budget for wakes.
     pub(crate) wakes: Wakes,
-    /// Cancelled when the router is to end.
+    /// Cancelled when the interceptor is to end.
     pub(crate) stop: CancellationToken,
 }
 
-/// The router of one plugin in one namespace file.
+/// Moves the Services of one plugin in one namespace file between workloads and DLXs.
 pub(crate) struct Interceptor {
     active: watch::Receiver<ActivePlugin>,
     context: InterceptorContext,
     labels: CycleLabels,
     table: InterceptionTable,
     reporter: Reporter,
-    /// When to look again at whom.
+    /// When to check which resource again.
     timers: BTreeSet<(Instant, ResourceId)>,
-    /// Those that wait for a place to be written, and those that wait to be woken.
+    /// The resources whose backend waits to be written, and those that wait to be woken.
     queues: [VecDeque<ResourceId>; 2],
     running: JoinSet<CallResult>,
     calls: HashMap<Id, (Option<ResourceId>, CallKind)>,
@@ -72,7 +72,7 @@ pub(crate) struct Interceptor {
 // === impl Interceptor ===
 
 impl Interceptor {
-    /// The router of the plugin that is `active`, for the namespace file of `namespace`; what it knows is to be read in `table`.
+    /// The interceptor of the plugin that is `active`, for the namespace file of `namespace`; what it knows is to be read in `table`.
     /// To be called on a tokio runtime.
     pub(crate) fn new(
         active: watch::Receiver<ActivePlugin>,
@@ -244,7 +244,7 @@ impl Interceptor {
             }
         }
         for id in gone {
-            // Most never had one.
+            // Most never had an interception.
             let Some(intercepted) = inner.resources.remove(&id) else { continue };
             self.count_backend(Some(intercepted.route.backend), None);
             if intercepted.route.backend != Backend::Workload {
@@ -290,7 +290,7 @@ impl Interceptor {
         );
     }
 
-    /// Looks at one: has it done what is due, or looks again when that may be.
+    /// Checks one resource: queues what is due now, and sets a timer for what is due later.
     fn check(&mut self, id: &ResourceId) {
         let table = self.table.clone();
         let mut inner = table.inner();
@@ -341,7 +341,10 @@ async fn next_serving(
     serving.borrow_and_update().clone()
 }
 
-#[expect(clippy::disallowed_methods, reason = "a grace, a pause and the wait for DLXs end by time alone")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the propagation delay, a pause and the wait for DLXs end by time alone"
+)]
 async fn sleep_to(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,

@@ -2,7 +2,7 @@
 //!
 //! It follows the resources that the plugin can intercept, and points each one's Services to where
 //! [`protocol::interception_step`](scaler_types::protocol::interception_step) says, level-triggered: what is to be done follows from how things
-//! are, whoever crashed or changed something before. [`resource`] knows one resource, [`serving`] how the DLXs are, [`sync_dlxs`] has the plugin
+//! are, whatever process crashed or changed something before. [`resource`] knows one resource, [`serving`] how the DLXs are, [`sync_dlxs`] has the plugin
 //! update the DLX addresses, and [`table`] is what drain attempts and the admin port see.
 
 mod interceptor;

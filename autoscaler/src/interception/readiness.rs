@@ -14,7 +14,7 @@ use crate::{
 pub(crate) struct InterceptionConditions {
     /// At least one DLX takes requests.
     pub(crate) dlx_available: bool,
-    /// How long whoever connects may take to follow a change of a route.
+    /// How long clients may take to follow a change of a Service.
     pub(crate) propagation_delay: Duration,
 }
 

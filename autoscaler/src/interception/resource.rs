@@ -27,7 +27,7 @@ const WAKE_VISIBLE_DELAY: Duration = Duration::from_secs(10);
 /// How long a resource that is refused sleeps on before it is woken.
 const STRANDED_DELAY: Duration = Duration::from_secs(10);
 
-/// What is known of one resource with a route.
+/// What is known of one resource with an interception.
 #[derive(Debug)]
 pub(super) struct InterceptedResource {
     pub(super) path: TrafficMode,
@@ -46,12 +46,12 @@ pub(super) struct InterceptedResource {
     pause: Option<RetryPause<Backend>>,
     /// A wake is under way, for no request could do it.
     pub(super) waking: bool,
-    /// When it was used last, as far as its plugin tells.
+    /// When it was used last, as far as its plugin lists that.
     pub(super) used: Option<Timestamp>,
     wake: Option<RetryPause<()>>,
     /// How long it may take to start, if it says so itself.
     pub(super) readiness: Option<Duration>,
-    /// It takes requests, by what its plugin tells.
+    /// It takes requests, by what its plugin lists.
     up: bool,
     /// Its place among the wakes, from the write until it is up or has had its time.
     starting: Option<RunningWake>,
@@ -65,7 +65,7 @@ pub(super) struct InterceptedResource {
     pub(super) unreadable: bool,
 }
 
-/// No call before.
+/// A pause: no call before its end.
 #[derive(Debug)]
 struct RetryPause<T> {
     what: T,
@@ -87,20 +87,20 @@ struct RunningWake {
     until: Option<Instant>,
 }
 
-/// How the DLXs are, and how long everybody may take to follow.
+/// The availability of the DLXs, and the propagation delay.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StepContext {
     pub(super) now: Instant,
     pub(super) propagation_delay: Duration,
     pub(super) dlxs: Dlxs,
-    /// There are DLXs to be named, or none that anybody waits for.
+    /// There are DLXs to be named, or none are waited for.
     pub(super) nameable: bool,
 }
 
 /// What is due.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct DueActions {
-    /// To lead there, now.
+    /// The backend to write now.
     pub(super) call: Option<Backend>,
     /// To wake it, now.
     pub(super) wake: bool,
@@ -108,7 +108,7 @@ pub(super) struct DueActions {
     pub(super) again: Option<Instant>,
 }
 
-/// Where it began to lead.
+/// To which backend it was switched.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum BackendChange {
     ToDlxs,

@@ -13,13 +13,13 @@ use super::InterceptionConditions;
 pub(crate) struct ServingDlxs {
     /// The DLXs that take requests.
     pub(crate) serving: watch::Receiver<ReadyDlxs>,
-    /// How long whoever connects may take to follow a change of a route.
+    /// How long clients may take to follow a change of a Service.
     pub(crate) propagation_delay: Duration,
     /// How long no DLX is ready until traffic fails over to the pods.
     pub(crate) unavailable_timeout: Duration,
 }
 
-/// The DLXs as one router saw them so far.
+/// The DLXs as one interceptor saw them so far.
 #[derive(Debug, Default)]
 pub(super) struct ObservedDlxs {
     /// The last that were any.
@@ -78,7 +78,7 @@ impl ObservedDlxs {
     }
 
     /// The DLXs to name in slices: while none is ready, the last ones, which are named already. Empty: there
-    /// was none since this process leads.
+    /// was none since this process is the leader.
     pub(super) fn named(&self) -> Vec<Dlx> {
         self.named.to_vec()
     }

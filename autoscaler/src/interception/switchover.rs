@@ -17,7 +17,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// What a switch needs.
 #[derive(Clone)]
 pub(crate) struct Switchover {
-    /// Where the router is told.
+    /// Where attempts wait for the interceptor.
     pub(crate) interceptions: InterceptionTable,
     /// The ready DLXs, and the delays of interception.
     pub(crate) dlxs: ServingDlxs,

@@ -20,9 +20,9 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_sec
 /// How long one call may take: thousands of Services at the pace of an API server.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Tends at once, whenever the DLXs or the plugin are others, and each scale interval. Never ends.
+/// Syncs at once, whenever the DLXs or the plugin change, and each scale interval. Never ends.
 ///
-/// A call under way is given up when the DLXs change: whoever is named by it may be gone, and what it has written is fine.
+/// A call in progress is cancelled when the DLXs change: those it names may be gone. What it has written may stay.
 pub(super) async fn keep_dlxs_synced(
     mut active: watch::Receiver<ActivePlugin>,
     mut serving: ServingDlxs,
@@ -73,7 +73,7 @@ pub(super) async fn keep_dlxs_synced(
     }
 }
 
-/// Returns when the DLXs, or what is given, are others.
+/// Returns when the DLXs or the active plugin have changed.
 async fn inputs_changed(active: &mut watch::Receiver<ActivePlugin>, serving: &mut ServingDlxs) {
     let active = async {
         if active.changed().await.is_err() {

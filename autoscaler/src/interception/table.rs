@@ -26,14 +26,14 @@ struct Shared {
     changed: Notify,
 }
 
-/// What a router knows.
+/// What an interceptor knows.
 #[derive(Debug, Default)]
 pub(super) struct Inner {
-    /// The resources that have a route.
+    /// The resources that have an interception.
     pub(super) resources: HashMap<ResourceId, InterceptedResource>,
     /// The attempts that wait for an interception.
     waiting: HashMap<ResourceId, WaitingEntry>,
-    /// What is to be looked at anew.
+    /// What is to be checked again.
     pub(super) dirty: BTreeSet<ResourceId>,
     pub(super) dlxs: ObservedDlxs,
     /// Whether the plugin could list its resources the last time; `None`: it has not answered yet.
@@ -49,14 +49,14 @@ struct WaitingEntry {
 /// The progress of the switchover of one attempt.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) enum SwitchoverProgress {
-    /// Not there yet.
+    /// Not intercepted yet.
     #[default]
     Waiting,
     /// Completely intercepted, for at least the propagation delay.
     Intercepted,
     /// Its record changed: the attempt is over.
     Changed,
-    /// It comes to nothing, and why.
+    /// It has failed, and why.
     Lost(Arc<str>),
 }
 
@@ -96,7 +96,7 @@ impl InterceptionTable {
         self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something is to be looked at anew.
+    /// Waits until something is to be checked again.
     pub(super) async fn changed(&self) {
         self.0.changed.notified().await;
     }
@@ -115,7 +115,7 @@ impl Inner {
         }
     }
 
-    /// Its try, if one waits for its route.
+    /// Its attempt, if one waits for its interception.
     pub(super) fn resource_and_attempt(
         &mut self,
         id: &ResourceId,

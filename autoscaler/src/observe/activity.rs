@@ -181,7 +181,7 @@ impl Sample {
         self
     }
 
-    /// Requests within `window`, if it told.
+    /// Requests within `window`, if it reported them.
     pub(crate) fn count(&self, window: Duration) -> Option<u64> {
         self.counts.iter().find(|(of_window, _)| *of_window == window).map(|(_, count)| *count)
     }

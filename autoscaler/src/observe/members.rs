@@ -144,7 +144,7 @@ impl Members {
     ///
     /// # Errors
     ///
-    /// They cannot be told.
+    /// They cannot be read.
     pub(crate) async fn read(&self) -> anyhow::Result<Vec<Member>> {
         let live = self.0.coordination.members().await?;
         self.forget_departed(&live);

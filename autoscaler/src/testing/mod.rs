@@ -80,7 +80,7 @@ type Script = Arc<dyn Fn(&str, &ReceivedRequest) -> Reply + Send + Sync>;
 // === impl Dlx ===
 
 impl Dlx {
-    /// A DLX that answers by `script`, which is told its name and what it is asked.
+    /// A DLX that answers by `script`, which gets its name and the request.
     pub(crate) fn start(
         state_dir: &Path,
         script: impl Fn(&str, &ReceivedRequest) -> Reply + Send + Sync + 'static,
@@ -102,7 +102,7 @@ impl Dlx {
         Self { name, address, requests, registration: Some(registration), _serving: serving.drop_guard() }
     }
 
-    /// One that confirms every fence, and has seen no request of `names` for an hour.
+    /// One that confirms every drain attempt, and has seen no request of `names` for an hour.
     pub(crate) fn quiet(state_dir: &Path, names: &[&str]) -> Self {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         Self::start(state_dir, move |member, request| match request.path.as_str() {
@@ -180,7 +180,7 @@ pub(crate) fn activity(member: &str, resources: impl Iterator<Item = Value>) -> 
     json!({"member": member, "resources": resources.collect::<Vec<_>>()})
 }
 
-/// A resource nobody has asked for within the hour that it was counted.
+/// A resource without a request in the hour that it was counted.
 pub(crate) fn idle(name: &str) -> Value {
     json!({
         "namespace": "demo", "name": name, "kind": KIND, "requests": 3, "in_flight": 0, "held": 0,
@@ -188,7 +188,7 @@ pub(crate) fn idle(name: &str) -> Value {
     })
 }
 
-/// The members of a state folder, asked with a token and this patience.
+/// The members of a state folder, queried with a token and this timeout.
 pub(crate) fn members(state_dir: &Path, patience: Duration) -> Members {
     let patience = MemberTimeouts { activity: patience, drain: patience / 2, margin: patience / 2 };
     Members::new(
@@ -223,14 +223,14 @@ pub(crate) fn named(names: &[&str]) -> Arc<[scaler_types::Dlx]> {
     names.iter().map(dlx).collect()
 }
 
-/// DLXs take requests, and nobody takes time to follow.
+/// DLXs take requests, and clients follow at once.
 pub(crate) const SERVED: InterceptionConditions =
     InterceptionConditions { dlx_available: true, propagation_delay: Duration::ZERO };
-/// How long whoever connects may take.
+/// How long clients may take to follow a change.
 pub(crate) const PROPAGATION_DELAY: Duration = Duration::from_secs(30);
-/// How long nobody has to take requests.
+/// How long no DLX takes requests until the failover.
 pub(crate) const UNAVAILABLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longer than any test lasts.
 pub(crate) const LONG: Duration = Duration::from_secs(3600);
-/// As short as a silent DLX may be waited for.
+/// How long an unreachable DLX is waited for.
 pub(crate) const SHORT: Duration = Duration::from_millis(100);

@@ -140,7 +140,7 @@ impl Store {
         self.0.writes.send_modify(|writes| *writes += 1);
     }
 
-    /// Changes the resource of this name as somebody else would, without another version where `record` stays.
+    /// Changes the resource of this name as another writer would, without another version where `record` stays.
     pub(crate) fn change(&self, name: &str, change: impl FnOnce(&mut Resource)) {
         {
             let mut inner = self.inner();
@@ -176,7 +176,7 @@ impl Store {
         *self.0.hook.lock().unwrap() = Some(Box::new(hook));
     }
 
-    /// Writes a record on the only resource called `name`, as somebody else.
+    /// Writes a record on the only resource called `name`, as another writer.
     pub(crate) fn write(&self, name: &str, state: Phase) {
         let mut resource = self.get(name);
         resource.record = Record { phase: state, nonce: Nonce::fresh(), ..Record::default() };

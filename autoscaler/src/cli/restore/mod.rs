@@ -71,7 +71,7 @@ struct RestoreSource {
 
 /// A step that ended.
 enum Step {
-    /// There is a place for the next one of this herd.
+    /// There is a permit for the next wake of this queue.
     Place(usize, WakePlace),
     /// It is awake, or will not be soon. The place, where it has to be woken yet.
     Woken(usize, ResourceId, Option<WakePlace>),
@@ -82,11 +82,11 @@ enum Step {
 const MAX_CONCURRENT_RESTORES: usize = 256;
 /// How long the API server may take to answer.
 const API_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often one is tried.
+/// How many attempts one resource gets.
 const MAX_ATTEMPTS: u32 = 5;
-/// The longest pause between two tries.
+/// The longest pause between two attempts.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(30);
-/// How long the writes of one may take, beside its coming up and the graces.
+/// How long the writes of one may take, beside its start and the propagation delays.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Printed for a resource that is restored at 0 replicas.
 const AT_ZERO_HINT: &str =
@@ -174,7 +174,7 @@ impl Restore {
         }
     }
 
-    /// Waits until this process leads.
+    /// Waits until this process is the leader.
     async fn lead(&self, leader: &Leader) -> anyhow::Result<Leadership> {
         let status = leader.status();
         let say = async {
@@ -311,7 +311,7 @@ async fn restore(
         {
             left.insert((number, id.clone()), true);
             let ActivePlugin { plugin, settings } = queues[number].active.clone();
-            // Down to both and from there to itself, each with its grace, and time to come up between.
+            // To both and from there to the workload, each with its propagation delay, and the start between.
             let deadline = settings.resource_readiness_timeout + 2 * grace + WRITE_TIMEOUT;
             let request = RestoreRequest { id, propagation_delay: grace, deadline };
             restoring += 1;
@@ -401,7 +401,7 @@ async fn restore_remaining(plugins: &[Arc<dyn RunningPlugin>]) -> Vec<CallError>
     failed
 }
 
-/// Whether it has to be woken before it is given back.
+/// Whether it has to be woken before it is restored.
 fn must_wake(resource: &Resource) -> bool {
     let slept = matches!(resource.record.phase, Phase::Asleep | Phase::Waking | Phase::Failed);
     resource.replicas == 0 && slept
@@ -469,11 +469,11 @@ mod tests {
         assert_eq!(summary, Summary { restored: 1, skipped: 1, ..Summary::default() });
         let inner = store.inner();
         assert_eq!((&inner.restored[..], inner.woken.len()), (&[id("r00")][..], 0));
-        // What giving it back takes, and nothing before.
+        // What restoring takes, and nothing before.
         assert!((60..62).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
     }
 
-    /// A place is kept until what it was for is up, and not for the graces after that.
+    /// A permit is kept until its workload is up, and not for the propagation delays after that.
     #[tokio::test(start_paused = true)]
     async fn asleep_resources_are_woken_at_a_pace_and_restored_when_up() {
         let store = asleep(40);
@@ -493,7 +493,7 @@ mod tests {
             "{:?}",
             inner.restored_starting
         );
-        // Five rounds of 10 s, the last of which one never comes out of for 60 s, and the graces once.
+        // Five rounds of 10 s, the last of which takes 60 s for one that never starts, and the propagation delays once.
         assert!((160..170).contains(&took), "{took} s");
         let mut order: Vec<usize> = inner.woken.iter().map(|name| name[1..].parse().unwrap()).collect();
         // Of eight that are woken at once any may be the first.
@@ -572,7 +572,7 @@ mod tests {
                 .await;
         assert_eq!(one, Summary { restored: 1, ..Summary::default() });
         assert_eq!(store.inner().restored.last(), Some(&id("r7")));
-        assert_eq!(store.inner().synced_dlxs.len(), 0, "only after all else is given back");
+        assert_eq!(store.inner().synced_dlxs.len(), 0, "only after all else is restored");
     }
 
     /// Services of resources that no longer exist are restored last. One that a plugin still finds intercepted another may restore.

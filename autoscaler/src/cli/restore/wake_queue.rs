@@ -1,4 +1,4 @@
-//! What sleeps of one plugin in one namespace file, and is woken before it is given back.
+//! The asleep resources of one plugin in one namespace file, which are woken before they are restored.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -23,7 +23,7 @@ use crate::{
     plugin::{ActivePlugin, protocol_seen},
 };
 
-/// What sleeps of one plugin in one namespace file.
+/// The asleep resources of one plugin in one namespace file.
 pub(super) struct WakeQueue {
     pub(super) active: ActivePlugin,
     namespace: Arc<str>,
@@ -83,7 +83,7 @@ impl Drop for WakeQueue {
     }
 }
 
-/// Wakes one and waits until it is up, or has had its time. Whether that was written: if not, giving it back wakes it.
+/// Wakes one and waits until it is up, or has had its time. Whether that was written: if not, restoring wakes it.
 async fn wake(
     active: &ActivePlugin,
     mut resource: Resource,
@@ -119,7 +119,7 @@ async fn wake(
         match written {
             Ok(()) => {
                 let up = listed.wait_for(|listed| listed.get(&resource.id).is_some_and(is_up));
-                // Late or not: what comes of it is said when it is given back.
+                // Late or not: its result is printed when it is restored.
                 drop(timeout(deadline.min(WAKE_PLACE_TIMEOUT), up).await);
                 return true;
             }

@@ -1,4 +1,4 @@
-//! What only time can tell, told by a clock that the test moves.
+//! What depends on time, by a clock that the test moves.
 
 use plugin_host::UnreadableResource;
 use proptest::prelude::*;
@@ -133,7 +133,7 @@ fn a_dlx_that_left_takes_its_counts_along() {
     assert_eq!(scene.code(), "dlx_left");
     scene.cycle(SECOND);
     assert_eq!(scene.code(), "quiet");
-    // While they cannot be told, nobody has left.
+    // While they cannot be read, none has left.
     let members = std::mem::take(&mut scene.members);
     scene.unknown = Some(ActivityUnknown::SourceFailed("no".into()));
     scene.cycle(SECOND);
@@ -156,7 +156,7 @@ fn a_dlx_that_sent_a_last_report_leaves_no_gap() {
         scene.cycle(SECOND);
         assert_eq!(scene.code(), "quiet");
     }
-    // One that nobody asked.
+    // One that was never queried.
     scene.members.remove(0);
     scene.cycle(SECOND);
     assert_eq!(scene.code(), "dlx_left");
@@ -176,13 +176,13 @@ fn a_dlx_that_came_and_went_between_two_cycles_leaves_a_gap() {
     scene.reported.push("polite".into());
     scene.cycle(SECOND);
     assert_eq!(scene.code(), "quiet");
-    // That it could not be told who came is one.
+    // Registrations that could not be read are one.
     scene.registered.lost += 1;
     scene.cycle(SECOND);
     assert_eq!(scene.code(), "dlxs_unnoticed");
     scene.cycle(WINDOW);
     assert_eq!(scene.code(), "quiet");
-    // So it is for as long as it cannot be told.
+    // So it is for as long as they cannot be read.
     scene.registered.unknown = true;
     for _ in 0..3 {
         scene.cycle(WINDOW);
@@ -195,7 +195,7 @@ fn a_dlx_that_came_and_went_between_two_cycles_leaves_a_gap() {
     assert_eq!(scene.code(), "quiet");
 }
 
-/// A new leader's window begins when it knows who registers, and not before.
+/// A new leader's window begins when it follows the registrations, and not before.
 #[test]
 fn a_new_leader_that_cannot_follow_the_dlxs_lets_nothing_sleep() {
     let mut scene = Scene { states: ResourceStates::default(), ..Scene::new() };
@@ -266,7 +266,7 @@ fn a_scale_that_fails_is_tried_again_after_a_growing_pause() {
 fn stale_records_are_repaired() {
     let mut scene = Scene::new();
     let mended = |work: &PlannedWork| work.repairs.iter().map(|mend| mend.record.phase).collect::<Vec<_>>();
-    // A drain attempt of somebody who is gone.
+    // A drain attempt of a process that is gone.
     scene.record(Phase::Draining, 1);
     let work = scene.cycle(SECOND);
     assert_eq!(mended(&work), [Phase::Active]);
@@ -307,7 +307,7 @@ fn what_is_to_be_repaired_is_written_again_as_it_is() {
     assert_eq!((work.repairs.len(), work.idle), (0, vec![id("hello")]));
 }
 
-/// Of a try in traffic mode `when-asleep` that its process did not live to end: the record is reverted, and the route follows from that.
+/// An attempt in traffic mode `when-asleep` whose process died: the record is reverted, and the interception follows from that.
 #[test]
 fn a_stale_switchover_is_reverted() {
     let mut scene = Scene::new();
@@ -322,7 +322,7 @@ fn a_stale_switchover_is_reverted() {
     scene.record(Phase::Draining, 1);
     let work = scene.cycle(SECOND);
     assert_eq!((work.repairs.len(), work.repairs[0].record.phase), (1, Phase::Active));
-    // And nothing new is tried until it leads to itself again.
+    // And no new attempt is made until its Service is restored.
     scene.record(Phase::Active, 1);
     assert!(scene.cycle(2 * WINDOW).idle.is_empty());
     assert_eq!(scene.code(), "not_restored");

@@ -1,4 +1,4 @@
-//! Tables of the rules of routes.
+//! Tables of the rules of interceptions.
 
 use scaler_types::{Backend, Interception};
 
@@ -31,7 +31,7 @@ impl Case {
     }
 }
 
-/// Where somebody asks for a route to be led.
+/// Of resources whose interception is requested.
 #[test]
 fn every_rule_of_an_interception() {
     let keep: Vec<(&str, Case)> = vec![
@@ -40,7 +40,7 @@ fn every_rule_of_an_interception() {
         ("not_intercepted", Case::intercepted(|_, route| route.in_sync = false)),
         ("recently_intercepted", Case::intercepted(|_, route| route.intercepted_for = WINDOW - SECOND)),
         ("recently_intercepted", Case::intercepted(|_, route| route.intercepted_for = Duration::ZERO)),
-        // The largest window, and the grace where that is longer.
+        // The largest window, and the propagation delay where that is longer.
         (
             "recently_intercepted",
             Case::intercepted(|case, _| case.metrics = vec![metric(SECOND, 0.0), metric(2 * WINDOW, 0.0)]),
@@ -56,10 +56,10 @@ fn every_rule_of_an_interception() {
         ("no_dlx_ready", Case::intercepted(|case, _| case.conditions.dlx_available = false)),
         ("in_flight", Case::intercepted(|case, _| case.samples[0].in_flight = 1)),
         ("active", Case::intercepted(|case, _| case.samples[0].idle = Some(SECOND))),
-        // What was counted before it was led says nothing of that time; what was not counted since, neither.
+        // What was counted before it was intercepted says nothing of that time; what was not counted since, neither.
         ("incomplete_window", Case::intercepted(|case, _| case.samples[0].counted_for = WINDOW - SECOND)),
         ("kept_awake", Case::intercepted(|case, _| case.resource.keep_awake = "no port is free".to_owned())),
-        // Its owner's wish needs no window, but everybody must have followed.
+        // A user's request needs no window, but the propagation delay must be over.
         (
             "not_intercepted",
             Case::intercepted(|case, route| (case.resource.sleep_now, route.backend) = (true, Backend::Both)),
@@ -179,7 +179,7 @@ fn every_rule_of_an_interception() {
     assert_eq!(short.decide().to_string(), "its Service has been intercepted for 2m, 10m are needed");
 }
 
-/// What a try on path direct has to see once its route is switched.
+/// What an attempt in traffic mode `when-asleep` has to see once its Service is switched.
 #[test]
 fn idle_after_the_switch_is_known_or_it_is_not() {
     let seen = |case: Case| {

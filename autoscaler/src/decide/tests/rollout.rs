@@ -40,7 +40,7 @@ fn what_a_rollout_lets_sleep() {
     for (place, (code, case)) in [
         ("rolling_out", with(Progressing, Duration::ZERO, false)),
         ("rolling_out", with(Progressing, minute - SECOND, false)),
-        // Also where its owners want it asleep at once.
+        // Also where a user requested it.
         ("rolling_out", requested(with(Progressing, minute - SECOND, false))),
         ("quiet", with(Progressing, minute, false)),
         ("requested", requested(with(Progressing, minute, false))),

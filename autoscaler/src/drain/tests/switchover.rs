@@ -1,4 +1,4 @@
-//! Tries in traffic mode `when-asleep`: a router over a plugin in memory, DLXs and a Prometheus that are real servers.
+//! Attempts in traffic mode `when-asleep`: an interceptor over a plugin in memory, DLXs and a Prometheus that are real servers.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -129,7 +129,7 @@ impl Site {
         self.store.inner().set_backend_calls.iter().map(|call| call.to).collect()
     }
 
-    /// The route leads back when nobody tries any more.
+    /// The Service is restored after the attempt.
     async fn restored_by_way_of_both(&self) {
         self.store.until(|inner| inner.set_backend_calls.len() == 3).await;
         assert_eq!(self.backends(), [Backend::Dlx, Backend::Both, Backend::Workload]);
@@ -147,7 +147,7 @@ async fn seen_idle_after_the_switch_it_is_scaled_to_zero() {
         let web = store.get("web");
         // Asked only when there is something to be seen.
         assert_eq!((web.record.phase, web.interception.unwrap().backend), (Phase::Draining, Backend::Dlx));
-        // First the grace, then as long as the sample is.
+        // First the propagation delay, then the length of the sample.
         let switched = store.inner().set_backend_calls[0].at;
         assert!(switched.elapsed() >= SHORT + SAMPLE, "asked {:?} after the switch", switched.elapsed());
         says("6")
@@ -215,7 +215,7 @@ async fn without_confirmation_nothing_is_intercepted() {
     assert_eq!(site.store.inner().calls, ["compare_and_set"; 2]);
 }
 
-/// A DLX writes before it forwards: noticed while the grace lasts, and while the sample is taken.
+/// A DLX writes before it forwards: noticed during the propagation delay, and during the sample.
 #[tokio::test]
 async fn a_request_meanwhile_ends_it_early() {
     let site = Site::new(LONG, |_| says("6"));
@@ -308,7 +308,7 @@ async fn a_source_without_data_of_so_short_a_time_proves_nothing() {
     );
 }
 
-/// With that rule left out nothing is led, and nothing seen after it: which is what the rule is for.
+/// With that rule left out nothing is intercepted, and nothing seen after it: which is what the rule is for.
 #[tokio::test]
 async fn without_the_rule_nothing_is_switched() {
     let mut site = Site::new(SHORT, |_| says("7"));

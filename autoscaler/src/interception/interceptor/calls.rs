@@ -1,4 +1,4 @@
-//! The calls a router makes, a bounded number at a time, and what comes of them.
+//! The calls an interceptor makes, a bounded number at a time, and their results.
 
 use std::{cmp::Reverse, time::Duration};
 
@@ -27,7 +27,7 @@ const MAX_QUEUED_WAKES: usize = 64;
 /// How long one write may take, if the propagation delay is longer: an abandoned write has landed, or never will, before anything
 /// is decided on what came of it.
 const MAX_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Where the grace is shorter than any call takes.
+/// How long one write may take at least: the propagation delay may be shorter than any call.
 const MIN_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a call is for.
@@ -116,7 +116,7 @@ impl Interceptor {
                     "it is not intercepted, so no request could wake it"
                 };
                 let record = transition(&intercepted.seen, Step::Wake, Nonce::fresh(), why);
-                // Of a newer format: whoever wrote it knows what to do.
+                // Of a newer format: left to the version that wrote it.
                 let Some(record) = record else { return place };
                 let timeout = intercepted.readiness.unwrap_or(settings.resource_readiness_timeout);
                 intercepted.begin_wake(place?, timeout.min(WAKE_PLACE_TIMEOUT));

@@ -1,4 +1,4 @@
-//! A router over a plugin in memory, by a clock that moves when everybody waits.
+//! An interceptor over a plugin in memory, by a clock that moves when all tasks wait.
 
 mod pacing;
 
@@ -34,7 +34,7 @@ struct Site {
     _state: tempfile::TempDir,
 }
 
-/// Awake, on path always, asked for, and leading to itself.
+/// Awake, in traffic mode `always`, its interception requested and not made yet.
 fn intercepted(name: &str) -> Resource {
     let mut resource = Resource::new(id(name));
     resource.replicas = 1;
@@ -77,7 +77,7 @@ impl Site {
         self.store.inner().set_backend_calls.clone()
     }
 
-    /// Where the calls led, when nothing more happens for an hour.
+    /// The backends of all calls, when nothing more happens for an hour.
     async fn in_the_end(&self) -> Vec<Backend> {
         settle(Duration::from_secs(1800)).await;
         self.store.inner().set_backend_calls.iter().map(|call| call.to).collect()
@@ -93,7 +93,7 @@ impl Site {
     }
 }
 
-/// A router for a namespace file.
+/// An interceptor for a namespace file.
 fn route(
     store: &Store,
     namespace: &str,
@@ -127,10 +127,10 @@ async fn a_requested_interception_is_made_once_and_reported() {
     assert_eq!(site.in_the_end().await, [Backend::Dlx]);
     assert_eq!((site.reports("ServiceIntercepted"), site.reports("InterceptionFailed")), (1, 0));
     assert_eq!((site.gauge(Backend::Dlx), site.gauge(Backend::Workload)), (1, 0));
-    // Somebody took a part of it away.
+    // Another writer removed a part of it.
     store.route("web", |route| route.in_sync = false);
     assert_eq!(site.in_the_end().await, [Backend::Dlx; 2]);
-    // New ones are led as they come, and nobody else is looked at.
+    // New ones are intercepted as they come, and no other is checked.
     store.put(intercepted("shop"));
     site.calls(3).await;
     store.remove("shop");
@@ -154,7 +154,7 @@ async fn what_is_no_longer_requested_is_restored_by_way_of_both_after_the_delay(
     settle(SECOND * 5).await;
     store.route("web", |route| route.workload_ready = true);
     settle(PROPAGATION_DELAY - SECOND).await;
-    // So after a record that was written meanwhile: it may have been led elsewhere and back in between.
+    // So after a record that was written meanwhile: it may have been switched and back in between.
     store.write("web", Phase::Active);
     let ready = Instant::now();
     let calls = site.calls(3).await;
@@ -198,7 +198,7 @@ async fn nothing_is_intercepted_without_a_dlx() {
     assert_eq!(site.in_the_end().await, [Backend::Dlx]);
 }
 
-/// Who begins to lead does not know yet who takes requests: a route that leads to somebody must not lose its names.
+/// A new leader does not know yet which DLXs take requests: an interception must not lose its DLXs meanwhile.
 #[tokio::test(start_paused = true)]
 async fn until_the_dlxs_are_known_none_is_named() {
     let store = Store::with([]);
@@ -219,7 +219,7 @@ async fn until_the_dlxs_are_known_none_is_named() {
     let calls = site.calls(1).await;
     assert_eq!((calls[0].to, calls[0].dlxs.as_slice()), (Backend::Both, ["a".to_owned()].as_slice()));
 
-    // There are none, for so long that nobody waits for one.
+    // There are none, for longer than the timeout.
     site.context.stop.cancel();
     site.task.await.unwrap();
     let site = Site::start(&store, &[]);
@@ -352,7 +352,7 @@ async fn without_any_dlx_everything_is_restored_and_woken() {
         }
         store.put(resource);
     }
-    // One that tells no route is none of ours.
+    // One without an interception is not managed.
     let mut other = Resource::new(id("other"));
     other.record = record(Phase::Asleep);
     store.put(other);
@@ -373,7 +373,7 @@ async fn without_any_dlx_everything_is_restored_and_woken() {
     let woken = store.get("asleep").record;
     assert_eq!((woken.phase, &*woken.reason), (Phase::Waking, "no DLX is ready to take requests"));
     store.comes_to(|inner| inner.reports.iter().any(|(_, report)| report.reason == "DLXUnavailable")).await;
-    // Without a grace: half of what comes would find nobody.
+    // Without the propagation delay half of the requests would find no backend.
     store.route("awake", |route| route.workload_ready = true);
     let ready = Instant::now();
     let calls = site.calls(3).await;
@@ -414,7 +414,7 @@ async fn what_sleeps_and_could_be_woken_by_no_request_is_woken() {
     let store = Store::with([]);
     for (name, refused, leads) in [
         ("stranded", "it is not intercepted, so no request could wake it", Backend::Workload),
-        // Requests reach a DLX as long as it leads there.
+        // Requests reach a DLX as long as it is intercepted.
         ("reached", "somebody took the key away", Backend::Dlx),
         ("fine", "", Backend::Workload),
     ] {
@@ -475,7 +475,7 @@ async fn while_the_plugin_cannot_list_nothing_is_forgotten() {
     store.set(|inner| inner.blind = true);
     settle(LONG / 2).await;
     assert_eq!(site.gauge(Backend::Dlx), 1);
-    // What happened meanwhile is seen when it can be told again.
+    // What happened meanwhile is seen when the plugin lists again.
     store.remove("web");
     store.put(intercepted("shop"));
     store.set(|inner| inner.blind = false);

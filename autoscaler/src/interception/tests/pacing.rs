@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{SECOND, Site, route, settle};
 use crate::testing::{LONG, Store, id, sleeper};
 
-/// One of a herd, with a Service.
+/// One of many, with a Service.
 fn led_sleeper(name: &str, slept: usize) -> Resource {
     let route = Some(Interception { requested: true, ..Interception::default() });
     Resource { interception: route, ..sleeper(name, slept) }
@@ -62,7 +62,7 @@ async fn those_whose_last_wake_failed_come_last() {
     assert!(inner.woken[16..].iter().all(|name| **name >= *"r15"), "{:?}", inner.woken);
 }
 
-/// A place is given back after a minute, or when the readiness timeout of its workload has passed.
+/// A permit is returned after a minute, or when the readiness timeout of its workload has passed.
 #[tokio::test(start_paused = true)]
 async fn those_that_never_start_hold_up_the_others_of_their_namespace_for_a_minute() {
     let store = Store::with([]);

@@ -18,7 +18,7 @@ impl Site {
         Self { state: tempfile::tempdir().unwrap(), resources }
     }
 
-    /// A DLX that tells this of `hello`, and nothing noteworthy of `other`.
+    /// A DLX that reports this of `hello`, and nothing noteworthy of `other`.
     fn dlx_reporting(&self, hello: Value) -> Dlx {
         self.answers(move |member| activity(member, [hello.clone(), idle("other")].into_iter()))
     }
@@ -112,7 +112,7 @@ async fn a_last_report_stands_for_the_dlx_that_sent_it() {
     follow.abort();
 }
 
-/// Its connection may be dead, and nobody is told of that.
+/// Its connection may be dead without any notice.
 #[tokio::test(start_paused = true)]
 async fn a_last_report_that_does_not_come_is_requested_again() {
     let site = Site::new();
@@ -164,7 +164,7 @@ async fn names_of_other_namespaces_and_kinds_stay_apart() {
     });
     let observed = site.query_activity(LONG).await;
     assert_eq!(observed.source.unknown, None);
-    // Nothing is told of demo/hello of this kind: it has no sample, which is not zero.
+    // Nothing is reported of demo/hello of this kind: it has no sample, which is not zero.
     assert_eq!(observed.samples.iter().map(Vec::len).collect::<Vec<_>>(), [0, 1]);
 }
 
@@ -214,7 +214,7 @@ async fn one_that_does_not_answer_is_named_until_it_does_or_is_gone() {
     );
 }
 
-/// After a restart another incarnation may listen at the same address: what it tells is not the old one's.
+/// After a restart another incarnation may listen at the same address: its report is not the old one's.
 #[tokio::test]
 async fn another_one_at_the_same_address_is_not_believed() {
     let site = Site::new();

@@ -24,7 +24,7 @@ const PATH: &str = "/api/v1/last-activity";
 /// The pause after a question that failed. A DLX that is done waits ten times as long.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// How long a question may wait for its answer. Then it is asked anew, on another connection: this one may be dead without
-/// anybody having been told.
+/// any notice.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the leader knows of the DLXs that came and went.

@@ -253,7 +253,7 @@ async fn nothing_hostile_is_idleness() {
             "{reading:?}"
         );
     }
-    // What is a number to nobody.
+    // What no reader takes for a number.
     for (value, histogram) in [("", false), ("0x0", false), ("zero", false), ("0", true)] {
         let element = match histogram {
             false => vector(&[(r#""name":"a""#, value)]),

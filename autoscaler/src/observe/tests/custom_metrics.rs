@@ -48,7 +48,7 @@ fn resource(name: &str) -> Resource {
     resource
 }
 
-/// What is told of each, and decided on it. `plugin`: the kind of the plugin that lists them.
+/// The reading of each, and the decision on it. `plugin`: the kind of the plugin that lists them.
 async fn ask(source: &MetricSource, plugin: &str, names: &[&str]) -> Vec<(MetricReading, Decision)> {
     let listed: Vec<_> = names.iter().map(|name| resource(name)).collect();
     let coordination = Coordinator::Files("nowhere".into());

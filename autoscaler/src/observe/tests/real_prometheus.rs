@@ -32,7 +32,7 @@ use tokio::time::Instant;
 /// The window of every metric, in scrapes: so many and one more must be known.
 const WINDOW: u64 = 6;
 
-/// A Prometheus at work. Killed when dropped.
+/// A running Prometheus. Killed when dropped.
 struct Prometheus {
     child: Child,
     address: SocketAddr,
@@ -217,7 +217,7 @@ async fn idleness_is_proved_by_scrapes() {
         ("young", "requests"),
         ("reset", "requests"),
         ("gone", "requests"),
-        // Counters that nobody has ever seen.
+        // Counters that were never scraped.
         ("never", "rare"),
         ("kept", "requests"),
         ("down", "rare"),
