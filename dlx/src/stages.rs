@@ -96,29 +96,6 @@ pub(crate) enum NotReady {
     Plugins(#[from] PluginsNotReady),
 }
 
-// === impl DlxConfig ===
-
-impl Default for DlxConfig {
-    /// Without limits and without options.
-    fn default() -> Self {
-        Self {
-            member: "dlx".to_owned(),
-            rules: Rules::default(),
-            held: HoldLimits { requests: usize::MAX, bytes: u64::MAX },
-            wakes: daemon::wakes::DEFAULT,
-            endpoint_propagation_delay: std::time::Duration::ZERO,
-            service_ports: None,
-            peers: TrustedProxies::default(),
-            default_namespace: None,
-            headers: (None, None),
-            max_connections: usize::MAX,
-            max_unread: usize::MAX,
-            timeouts: Timeouts::default(),
-            signalled: CancellationToken::new(),
-        }
-    }
-}
-
 // === impl Stages ===
 
 impl Stages {

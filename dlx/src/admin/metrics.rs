@@ -16,6 +16,7 @@ use crate::{
 };
 
 /// Reads all counts when Prometheus scrapes.
+#[derive(Debug)]
 pub(crate) struct MetricsCollector {
     /// The DLX.
     pub(crate) dlx: Weak<Stages>,
@@ -30,12 +31,6 @@ type Values = Vec<(u64, Vec<(&'static str, String)>)>;
 type ResourceFamily<'a> = (&'static str, &'static str, MetricType, &'a dyn Fn(&ResourceHandle) -> Values);
 
 // === impl MetricsCollector ===
-
-impl fmt::Debug for MetricsCollector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Exported")
-    }
-}
 
 impl Collector for MetricsCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {

@@ -70,20 +70,6 @@ pub(crate) enum ExpiredTimeout {
     Stalled,
 }
 
-// === impl Timeouts ===
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            head: Duration::from_secs(30),
-            // Longer than the keep-alive of the load balancers that stand in front (Google's: 600 s), so that they close
-            // theirs first.
-            idle: Duration::from_secs(620),
-            stall: Duration::from_secs(300),
-        }
-    }
-}
-
 // === impl ConnectionProgress ===
 
 impl ConnectionProgress {

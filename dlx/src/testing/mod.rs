@@ -56,6 +56,37 @@ pub(crate) struct SiteOptions {
     pub(crate) timeouts: Timeouts,
 }
 
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(30),
+            idle: Duration::from_secs(620),
+            stall: Duration::from_secs(300),
+        }
+    }
+}
+
+impl Default for DlxConfig {
+    /// Without limits and without options.
+    fn default() -> Self {
+        Self {
+            member: "dlx".to_owned(),
+            rules: Rules::default(),
+            held: HoldLimits { requests: usize::MAX, bytes: u64::MAX },
+            wakes: daemon::wakes::DEFAULT,
+            endpoint_propagation_delay: Duration::ZERO,
+            service_ports: None,
+            peers: TrustedProxies::default(),
+            default_namespace: None,
+            headers: (None, None),
+            max_connections: usize::MAX,
+            max_unread: usize::MAX,
+            timeouts: Timeouts::default(),
+            signalled: CancellationToken::new(),
+        }
+    }
+}
+
 impl Default for SiteOptions {
     fn default() -> Self {
         Self {
