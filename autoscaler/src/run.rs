@@ -121,11 +121,11 @@ async fn serve(
     let (propagation_delay, unavailable_timeout) =
         (flags.common.endpoint_propagation_delay, flags.dlx_unavailable_timeout);
     loop {
-        let leads = tokio::select! {
+        let leadership = tokio::select! {
             () = shutdown.draining.cancelled() => return Ok(None),
-            leads = leader.lead() => leads?,
+            leadership = leader.lead() => leadership?,
         };
-        let stop = leads.lost().child_token();
+        let stop = leadership.lost().child_token();
         let serving = coordination.serving();
         let context = CycleContext {
             members: members.clone(),
@@ -138,14 +138,14 @@ async fn serve(
         };
         let last_reports = members.clone().follow_last_reports(serving.registered());
         tokio::spawn(stop.clone().run_until_cancelled_owned(last_reports));
-        let routers = interception::InterceptorContext {
+        let interceptor_context = interception::InterceptorContext {
             metrics: metrics.clone(),
             dropped: dropped.clone(),
             dlxs: context.dlxs.clone(),
             wakes: wakes.clone(),
             stop: stop.clone(),
         };
-        let mut cycles = LeaderTasks::begin(context, routers, view.clone());
+        let mut cycles = LeaderTasks::begin(context, interceptor_context, view.clone());
         tokio::select! {
             biased;
             () = shutdown.draining.cancelled() => {}
@@ -169,10 +169,10 @@ async fn serve(
             () = end => {}
             () = shutdown.grace_over() => {
                 tracing::warn!(grace = %duration::short(shutdown.grace()), "shutdown grace exceeded; abandoned drain attempts, the next leader resumes from the records");
-                return Ok(Some(leads));
+                return Ok(Some(leadership));
             }
         }
-        leads.release().await;
+        leadership.release().await;
         return Ok(None);
     }
 }
@@ -180,7 +180,7 @@ async fn serve(
 /// A cycle and an interceptor for each plugin and namespace file, as long as this process is the leader.
 struct LeaderTasks {
     context: CycleContext,
-    routers: interception::InterceptorContext,
+    interceptor_context: interception::InterceptorContext,
     view: AdminView,
     running: BTreeMap<CycleKey, watch::Sender<ActivePlugin>>,
     tasks: TaskTracker,
@@ -192,13 +192,17 @@ struct LeaderTasks {
 
 impl LeaderTasks {
     /// Begins the tasks of the leader.
-    fn begin(context: CycleContext, routers: interception::InterceptorContext, view: AdminView) -> Self {
+    fn begin(
+        context: CycleContext,
+        interceptor_context: interception::InterceptorContext,
+        view: AdminView,
+    ) -> Self {
         tracing::info!("elected as leader");
         context.metrics.leader.set(1);
         view.set_leader(true);
         Self {
             context,
-            routers,
+            interceptor_context,
             view,
             running: BTreeMap::new(),
             tasks: TaskTracker::new(),
@@ -266,12 +270,16 @@ impl LeaderTasks {
                         request_sleep,
                     };
                     self.view.set_cycle(key.clone(), Some(shown));
-                    let router =
-                        Interceptor::new(active.clone(), &key.1, self.routers.clone(), interceptions.clone())
-                            .run();
+                    let interceptor = Interceptor::new(
+                        active.clone(),
+                        &key.1,
+                        self.interceptor_context.clone(),
+                        interceptions.clone(),
+                    )
+                    .run();
                     let cycle =
                         Cycle::new(active, &key.1, context, states, interceptions, sleep_requests).run();
-                    self.tasks.spawn(self.abort.clone().run_until_cancelled_owned(router));
+                    self.tasks.spawn(self.abort.clone().run_until_cancelled_owned(interceptor));
                     self.tasks.spawn(self.abort.clone().run_until_cancelled_owned(cycle));
                     self.running.insert(key, set_active);
                 }

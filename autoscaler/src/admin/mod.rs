@@ -47,7 +47,7 @@ pub(crate) struct AdminView(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    leads: AtomicBool,
+    is_leader: AtomicBool,
     cycles: Mutex<BTreeMap<CycleKey, CycleView>>,
 }
 
@@ -169,8 +169,8 @@ struct SampleStatus {
 
 impl AdminView {
     /// Sets whether this process is the leader.
-    pub(crate) fn set_leader(&self, leads: bool) {
-        self.0.leads.store(leads, Ordering::Relaxed);
+    pub(crate) fn set_leader(&self, is_leader: bool) {
+        self.0.is_leader.store(is_leader, Ordering::Relaxed);
     }
 
     /// Shows what a cycle knows; `None`: there is no such cycle any more.
@@ -191,9 +191,9 @@ impl AdminView {
         let view = self.clone();
         Arc::new(move |_| {
             let status = status();
-            let leads = status.is_leader;
-            let members = if leads { members.statuses() } else { Vec::new() };
-            let ready_dlxs = if leads { view.ready_dlxs() } else { None };
+            let is_leader = status.is_leader;
+            let members = if is_leader { members.statuses() } else { Vec::new() };
+            let ready_dlxs = if is_leader { view.ready_dlxs() } else { None };
             let answer = LeaderAnswer { status, members, ready_dlxs };
             Box::pin(async move { json(StatusCode::OK, &answer) })
         })
@@ -245,7 +245,7 @@ impl AdminView {
         let now = Instant::now();
         let cycles = self.0.cycles.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut answer = Answer {
-            leader: self.0.leads.load(Ordering::Relaxed),
+            leader: self.0.is_leader.load(Ordering::Relaxed),
             cycles: Vec::new(),
             resources: Vec::new(),
         };
@@ -278,14 +278,19 @@ fn ago(now: Instant, then: Instant) -> String {
 // === impl ResourceStatus ===
 
 impl ResourceStatus {
-    fn new(now: Instant, kind: &str, state: &ResourceState, route: Option<InterceptionStatus>) -> Self {
+    fn new(
+        now: Instant,
+        kind: &str,
+        state: &ResourceState,
+        interception: Option<InterceptionStatus>,
+    ) -> Self {
         let resource = &state.resource;
         Self {
             namespace: resource.id.namespace.clone(),
             name: resource.id.name.clone(),
             kind: kind.to_owned(),
             traffic_mode: resource.traffic_mode,
-            interception: route,
+            interception,
             record: resource.record.clone(),
             version: resource.version.clone(),
             replicas: resource.replicas,

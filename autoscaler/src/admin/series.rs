@@ -88,7 +88,8 @@ impl Collector for ResourceSeries {
         }
         let refused = self.samples(|states, add| {
             for (id, known) in &states.resources {
-                let intercepted = known.resource.interception.as_ref().map(|route| !route.refusal.is_empty());
+                let intercepted =
+                    known.resource.interception.as_ref().map(|interception| !interception.refusal.is_empty());
                 for (what, refused) in
                     [("scale_to_zero", Some(known.reported_refusal.is_some())), ("interception", intercepted)]
                 {

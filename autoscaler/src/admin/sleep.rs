@@ -52,7 +52,7 @@ impl AdminView {
                 );
             }
         };
-        if !self.0.leads.load(Ordering::Relaxed) {
+        if !self.0.is_leader.load(Ordering::Relaxed) {
             let why =
                 "this autoscaler is not the leader: send the request to the leader (see GET /api/v1/leader)";
             return refuse(StatusCode::SERVICE_UNAVAILABLE, why);

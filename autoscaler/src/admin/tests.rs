@@ -68,14 +68,14 @@ async fn the_backend_of_an_interception_and_the_next_one() {
     let shown =
         CycleView { states: states.clone(), interceptions: interceptions.clone(), dlxs, request_sleep };
     view.set_cycle((KIND.to_owned(), "demo".to_owned()), Some(shown));
-    let router = interception::InterceptorContext {
+    let interceptor = interception::InterceptorContext {
         metrics: context.metrics.clone(),
         dropped: Dropped::default(),
         dlxs: context.dlxs.clone(),
         wakes: daemon::wakes::Wakes::new(daemon::wakes::DEFAULT),
         stop: context.stop.clone(),
     };
-    tokio::spawn(Interceptor::new(active.clone(), "demo", router, interceptions.clone()).run());
+    tokio::spawn(Interceptor::new(active.clone(), "demo", interceptor, interceptions.clone()).run());
     tokio::spawn(Cycle::new(active, "demo", context.clone(), states, interceptions, sleep_requests).run());
     #[expect(
         clippy::disallowed_methods,
@@ -104,7 +104,7 @@ async fn the_backend_of_an_interception_and_the_next_one() {
             "dlxs": ["a"], "next_backend": "workload", "waiting_for": "the endpoint propagation delay, 20s left",
         })
     );
-    let status = |leads| move || Status { is_leader: leads, ..Status::default() };
+    let status = |is_leader| move || Status { is_leader, ..Status::default() };
     let leader = get(&view.leader(status(true), context.members.clone())).await;
     assert_eq!(leader["ready_dlxs"], json!([{"name": "a", "addresses": ["127.0.0.1"]}]));
     let other = get(&view.leader(status(false), context.members.clone())).await;

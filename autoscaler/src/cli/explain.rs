@@ -111,7 +111,7 @@ fn render(resource: &Value, answer: &Value) -> String {
         field("traffic mode", text("traffic_mode")),
         field("version", text("version")),
     ]);
-    rows.extend(route(&resource["interception"]));
+    rows.extend(interception(&resource["interception"]));
     if resource["status"].as_str().is_some_and(|status| !status.is_empty()) {
         rows.push(field("status", text("status")));
     }
@@ -198,34 +198,36 @@ pub(super) fn failed_wake(resource: &Value) -> Option<String> {
 }
 
 /// The rows about its interception.
-fn route(route: &Value) -> Vec<Vec<String>> {
-    if route.is_null() {
+fn interception(interception: &Value) -> Vec<Vec<String>> {
+    if interception.is_null() {
         return Vec::new();
     }
-    let leads = match route["backend"].as_str() {
-        Some("dlx") if route["in_sync"] == false => "the DLXs, but not completely".to_owned(),
+    let backend = match interception["backend"].as_str() {
+        Some("dlx") if interception["in_sync"] == false => "the DLXs, but not completely".to_owned(),
         Some("dlx") => {
-            format!("the DLXs, completely for {}", display_value(&route["intercepted_for"]))
+            format!("the DLXs, completely for {}", display_value(&interception["intercepted_for"]))
         }
         Some("both") => "the DLXs and its own pods".to_owned(),
         _ => "its own pods".to_owned(),
     };
-    let unrequested = if route["requested"] == true { "" } else { "; interception is not requested" };
-    let mut rows =
-        vec![field("backend", format!("{leads}, since {}{unrequested}", display_value(&route["since"])))];
-    let named: Vec<_> = array_field(route, "dlxs").iter().map(display_value).collect();
+    let unrequested = if interception["requested"] == true { "" } else { "; interception is not requested" };
+    let mut rows = vec![field(
+        "backend",
+        format!("{backend}, since {}{unrequested}", display_value(&interception["since"])),
+    )];
+    let named: Vec<_> = array_field(interception, "dlxs").iter().map(display_value).collect();
     if !named.is_empty() {
         rows.push(field("named DLXs", named.join(", ")));
     }
-    if route["refusal"].as_str().is_some_and(|why| !why.is_empty()) {
-        rows.push(field("refused", display_value(&route["refusal"])));
+    if interception["refusal"].as_str().is_some_and(|why| !why.is_empty()) {
+        rows.push(field("refused", display_value(&interception["refusal"])));
     }
-    let next = route["next_backend"].as_str().map(|next| match next {
+    let next = interception["next_backend"].as_str().map(|next| match next {
         "dlx" => "the DLXs",
         "both" => "its own pods as well",
         _ => "its own pods alone",
     });
-    let waits = route["waiting_for"].as_str().map(|waits| format!("waits for {waits}"));
+    let waits = interception["waiting_for"].as_str().map(|waits| format!("waits for {waits}"));
     let next: Vec<_> = next.map(str::to_owned).into_iter().chain(waits).collect();
     if !next.is_empty() {
         rows.push(field("next backend", next.join("; ")));

@@ -50,13 +50,13 @@ fn render(url: &str, leader: &Value, problems: &Value, answer: &Value) -> String
     let rows: Vec<_> = members
         .iter()
         .map(|member| {
-            let silent = member["unreachable"]
+            let unreachable = member["unreachable"]
                 .as_str()
                 .map(|why| format!("UNREACHABLE, keeps everything awake: {why}"));
             vec![
                 display_value(&member["name"]),
                 display_value(&member["admin_address"]),
-                silent.unwrap_or_else(|| "answers".to_owned()),
+                unreachable.unwrap_or_else(|| "answers".to_owned()),
             ]
         })
         .collect();
@@ -73,7 +73,7 @@ fn render(url: &str, leader: &Value, problems: &Value, answer: &Value) -> String
         );
     }
     let resources = array_field(answer, "resources");
-    out += &routes(resources);
+    out += &render_interceptions(resources);
     out += &render_section("last wake failed", resources, failed_wake);
     out += &render_section("woken too often", resources, |resource| {
         resource["frequent_wakes"].as_str().map(|_| display_value(&resource["frequent_wakes"]))
@@ -137,14 +137,14 @@ fn render_section(title: &str, resources: &[Value], text: impl Fn(&Value) -> Opt
 }
 
 /// Backends of the intercepted Services, and what they wait for.
-fn routes(resources: &[Value]) -> String {
+fn render_interceptions(resources: &[Value]) -> String {
     let intercepted: Vec<_> =
         resources.iter().filter(|resource| !resource["interception"].is_null()).collect();
     if intercepted.is_empty() {
         return String::new();
     }
-    let count = |leads: &str| {
-        intercepted.iter().filter(|resource| resource["interception"]["backend"] == leads).count()
+    let count = |backend: &str| {
+        intercepted.iter().filter(|resource| resource["interception"]["backend"] == backend).count()
     };
     let mut out = format!(
         "intercepted Services: {} to the DLXs, {} to both, {} to their own pods\n",
@@ -155,15 +155,15 @@ fn routes(resources: &[Value]) -> String {
     let rows: Vec<_> = intercepted
         .iter()
         .filter_map(|resource| {
-            let route = &resource["interception"];
-            let why = match (&route["refusal"], &route["waiting_for"]) {
+            let interception = &resource["interception"];
+            let why = match (&interception["refusal"], &interception["waiting_for"]) {
                 (Value::String(why), _) if !why.is_empty() => format!("refused: {why}"),
                 (_, Value::String(waits)) => format!("waits for {waits}"),
                 _ => return None,
             };
             let name =
                 format!("{}/{}", display_value(&resource["namespace"]), display_value(&resource["name"]));
-            Some(vec![name, display_value(&resource["kind"]), display_value(&route["backend"]), why])
+            Some(vec![name, display_value(&resource["kind"]), display_value(&interception["backend"]), why])
         })
         .collect();
     out += &table(&rows);
@@ -183,9 +183,9 @@ mod tests {
         let mut slept = one("a", 0, "keep", "not_active");
         slept["frequent_wakes"] = "woken 4 times in the last hour".into();
         slept["record"] = json!({"phase":"asleep", "failed_wake": "no such image"});
-        let routed = |name: &str, leads: &str, refused: &str, waits: Value| {
+        let routed = |name: &str, backend: &str, refused: &str, waits: Value| {
             let mut one = one(name, 2, "keep", "active");
-            one["interception"] = json!({"backend": leads, "refusal": refused, "waiting_for": waits});
+            one["interception"] = json!({"backend": backend, "refusal": refused, "waiting_for": waits});
             one
         };
         let leader = json!({"is_leader": true, "leader": "autoscaler-1", "members": [

@@ -215,14 +215,14 @@ impl Cycle {
     async fn run_once(&self) -> PlannedWork {
         let ActivePlugin { plugin, settings } = self.active.borrow().clone();
         let began = Instant::now();
-        let looked = self.observe_and_decide(&*plugin, &settings).await;
+        let outcome = self.observe_and_decide(&*plugin, &settings).await;
         let took = began.elapsed();
         let metrics = &self.context.metrics;
         metrics.cycles.get_or_create(&self.labels).inc();
         metrics.cycle_seconds.get_or_create(&self.labels).observe(took.as_secs_f64());
         let mut states = self.states();
         (states.cycles.last, states.cycles.took) = (Some(began), took);
-        match looked {
+        match outcome {
             Ok((work, None)) => {
                 states.cycles.error = None;
                 drop(states);

@@ -26,11 +26,11 @@ struct Running {
 
 impl Site {
     /// A cycle every `interval`, and DLXs that are waited for so long.
-    fn new(interval: Duration, patience: Duration) -> Self {
+    fn new(interval: Duration, activity_timeout: Duration) -> Self {
         let state = tempfile::tempdir().unwrap();
         // The default metric: requests, none within 10 minutes.
         let settings = Settings { scale_interval: interval, ..Settings::default() };
-        let members = members(state.path(), patience);
+        let members = members(state.path(), activity_timeout);
         let metrics = AutoscalerMetrics::new(&mut prometheus_client::registry::Registry::default());
         let context = CycleContext {
             members,
@@ -390,14 +390,14 @@ async fn users_are_told_once() {
     let site = Site::new(OFTEN, SHORT);
     let store = Store::with(["hello"]);
     let _good = Dlx::quiet(site.state.path(), &["hello"]);
-    let mut silent = Dlx::start(site.state.path(), |_, _| Reply::Never);
+    let mut unreachable = Dlx::start(site.state.path(), |_, _| Reply::Never);
     let running = site.run(&store);
     store.until(|store| !reported(store, "NotScaledToZero").is_empty()).await;
     let count = running.states.lock().unwrap().cycles.count;
     running.until(|states| states.cycles.count > count + 3).await;
-    let expected = format!("Kept awake: no answer from DLX {}", silent.name);
+    let expected = format!("Kept awake: no answer from DLX {}", unreachable.name);
     assert_eq!(reported(&store.inner(), "NotScaledToZero"), [expected]);
-    silent.leave();
+    unreachable.leave();
     running.until(|states| states.resources[&id("hello")].decision.code() == "dlx_left").await;
     // A user does not wait for the window.
     let mut now = store.get("hello");

@@ -76,12 +76,12 @@ impl DrainAttempt {
             return self.scale_without_drain(resource, reason).await;
         }
         let fresh = Nonce::fresh();
-        let Some((mut fence, mut order)) = Drain::begin(self.rules, protocol_seen(resource), fresh, reason)
+        let Some((mut drain, mut order)) = Drain::begin(self.rules, protocol_seen(resource), fresh, reason)
         else {
             return DrainOutcome::Reverted(RevertReason::Changed);
         };
         if resource.traffic_mode == TrafficMode::WhenAsleep {
-            fence = fence.switching();
+            drain = drain.switching();
         }
         let mut live = BTreeMap::new();
         let mut questions: JoinSet<(String, DrainAnswer)> = JoinSet::new();
@@ -133,7 +133,7 @@ impl DrainAttempt {
                 }
                 DrainOrder::End(outcome) => break outcome,
             };
-            order = fence.step(input);
+            order = drain.step(input);
         };
         match (outcome, failure) {
             (Outcome::Asleep, _) => DrainOutcome::Committed,
@@ -145,12 +145,12 @@ impl DrainAttempt {
         }
     }
 
-    /// Waits until `resource` has been intercepted for the propagation delay, and verifies that it is idle. `fence`: the
+    /// Waits until `resource` has been intercepted for the propagation delay, and verifies that it is idle. `attempt_nonce`: the
     /// nonce of the attempt that every DLX has confirmed.
-    async fn verify_idle(&self, resource: &Resource, fence: Nonce) -> Result<(), RevertReason> {
+    async fn verify_idle(&self, resource: &Resource, attempt_nonce: Nonce) -> Result<(), RevertReason> {
         let Self { plugin, members, switchover, stop, .. } = self;
         let (metrics, activity) = switchover
-            .sample_once_intercepted(plugin.kind(), members, resource, fence, stop)
+            .sample_once_intercepted(plugin.kind(), members, resource, attempt_nonce, stop)
             .await
             .map_err(RevertReason::from)?;
         let nothing = (Vec::new(), Vec::new());
@@ -198,8 +198,8 @@ impl DrainAttempt {
         let counted = resource
             .interception
             .as_ref()
-            .filter(|route| route.requested && resource.traffic_mode == TrafficMode::Always);
-        let intercepted_for = counted.map_or(Duration::ZERO, |route| route.intercepted_for);
+            .filter(|interception| interception.requested && resource.traffic_mode == TrafficMode::Always);
+        let intercepted_for = counted.map_or(Duration::ZERO, |interception| interception.intercepted_for);
         let (id, deadline) = (resource.id.clone(), self.deadline);
         ScaleRequest { id, target: Target::Zero, version, record, deadline, intercepted_for }
     }
@@ -236,8 +236,8 @@ impl DrainAttempt {
             Some(Some(Ok((member, DrainAnswer::Refused(reason))))) => {
                 RevertReason::Refused(format!("DLX {member}: {reason}"))
             }
-            Some(Some(Ok((member, DrainAnswer::Unreachable(silent))))) => {
-                RevertReason::Unreachable(format!("DLX {member}: {}", silent.reason))
+            Some(Some(Ok((member, DrainAnswer::Unreachable(unreachable))))) => {
+                RevertReason::Unreachable(format!("DLX {member}: {}", unreachable.reason))
             }
             Some(Some(Err(error))) => {
                 RevertReason::Unreachable(format!("the request to a DLX failed: {error}"))

@@ -45,10 +45,10 @@ impl Site {
         Dlx::start(self.state.path(), move |_, _| script())
     }
 
-    async fn run_with(&self, rules: Rules, patience: Duration) -> DrainOutcome {
+    async fn run_with(&self, rules: Rules, activity_timeout: Duration) -> DrainOutcome {
         let one = DrainAttempt {
             plugin: Arc::new(self.store.clone()),
-            members: members(self.state.path(), patience),
+            members: members(self.state.path(), activity_timeout),
             rules,
             deadline: LONG,
             switchover: no_switch(),
@@ -231,14 +231,14 @@ async fn a_failed_call_is_reported() {
     let _dlx = site.dlx(confirmed);
     site.store.inner().refuse_scale = Some(unreachable.clone());
     let end = site.run().await;
-    assert_eq!(end.to_string(), "failed: scaling to zero: no route; to be tried again after 0s");
+    assert_eq!(end.to_string(), "failed: scaling to zero: no route; retry in 0s");
     // The record says `draining`: whether the scale happened is not known, so only the next look at the record can tell.
     site.is(Phase::Draining, 1);
 
     let site = Site::new();
     site.store.inner().refuse_records = Some(unreachable.clone());
     let end = site.run().await;
-    assert_eq!(end.to_string(), "failed: writing the record: no route; to be tried again after 0s");
+    assert_eq!(end.to_string(), "failed: writing the record: no route; retry in 0s");
 
     // A revert that cannot be written is no revert.
     let site = Site::new();

@@ -215,26 +215,27 @@ impl Interceptor {
             );
         }
         for resource in &changes.resources {
-            let Some(route) = &resource.interception else {
+            let Some(interception) = &resource.interception else {
                 if inner.resources.contains_key(&resource.id) {
                     gone.push(resource.id.clone());
                 }
                 continue;
             };
-            let before = inner.resources.get(&resource.id).map(|intercepted| intercepted.route.backend);
+            let before =
+                inner.resources.get(&resource.id).map(|intercepted| intercepted.interception.backend);
             match inner.resources.get_mut(&resource.id) {
                 Some(intercepted) => {
-                    if let Some(moved) = intercepted.update(now, resource, route) {
+                    if let Some(moved) = intercepted.update(now, resource, interception) {
                         self.report_change(&resource.id, moved, resource);
                     }
                 }
                 None => drop(
                     inner
                         .resources
-                        .insert(resource.id.clone(), InterceptedResource::new(now, resource, route)),
+                        .insert(resource.id.clone(), InterceptedResource::new(now, resource, interception)),
                 ),
             }
-            self.count_backend(before, Some(route.backend));
+            self.count_backend(before, Some(interception.backend));
             inner.dirty.insert(resource.id.clone());
         }
         for id in answer.unreadable.iter().filter_map(|unreadable| unreadable.id.as_ref()) {
@@ -246,8 +247,8 @@ impl Interceptor {
         for id in gone {
             // Most never had an interception.
             let Some(intercepted) = inner.resources.remove(&id) else { continue };
-            self.count_backend(Some(intercepted.route.backend), None);
-            if intercepted.route.backend != Backend::Workload {
+            self.count_backend(Some(intercepted.interception.backend), None);
+            if intercepted.interception.backend != Backend::Workload {
                 self.report_removed(&id);
             }
             inner.dirty.insert(id);
@@ -259,19 +260,22 @@ impl Interceptor {
         if before == now {
             return;
         }
-        if let Some(leads) = before {
-            table.get_or_create(&BackendLabels::new(&self.labels, leads)).dec();
+        if let Some(backend) = before {
+            table.get_or_create(&BackendLabels::new(&self.labels, backend)).dec();
         }
-        if let Some(leads) = now {
-            table.get_or_create(&BackendLabels::new(&self.labels, leads)).inc();
+        if let Some(backend) = now {
+            table.get_or_create(&BackendLabels::new(&self.labels, backend)).inc();
         }
     }
 
     fn report_change(&self, id: &ResourceId, moved: BackendChange, resource: &Resource) {
         match moved {
             BackendChange::ToDlxs => {
-                let dlxs =
-                    resource.interception.as_ref().map(|route| route.dlxs.join(", ")).unwrap_or_default();
+                let dlxs = resource
+                    .interception
+                    .as_ref()
+                    .map(|interception| interception.dlxs.join(", "))
+                    .unwrap_or_default();
                 tracing::info!(resource = %id, dlxs, "intercepted Service");
                 let message = format!("Its requests go to the DLXs now: {dlxs}");
                 self.reporter.report(id, Severity::Normal, "ServiceIntercepted", message);
@@ -324,8 +328,12 @@ impl Interceptor {
 impl Drop for Interceptor {
     fn drop(&mut self) {
         let mut inner = self.table.inner();
-        for leads in inner.resources.drain().map(|(_, intercepted)| intercepted.route.backend) {
-            self.context.metrics.interceptions.get_or_create(&BackendLabels::new(&self.labels, leads)).dec();
+        for backend in inner.resources.drain().map(|(_, intercepted)| intercepted.interception.backend) {
+            self.context
+                .metrics
+                .interceptions
+                .get_or_create(&BackendLabels::new(&self.labels, backend))
+                .dec();
         }
         inner.reachable = None;
     }

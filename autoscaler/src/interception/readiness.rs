@@ -67,12 +67,14 @@ fn check_always(
     measure: Measurements<'_>,
     conditions: InterceptionConditions,
 ) -> Result<(), InterceptionNotReady> {
-    let Some(route) = &resource.interception else { return Ok(()) };
-    match route.backend {
-        _ if !route.requested => return Err(InterceptionNotReady::Restoring),
-        Backend::Dlx if !route.in_sync => return Err(InterceptionNotReady::NotIntercepted(Backend::Both)),
+    let Some(interception) = &resource.interception else { return Ok(()) };
+    match interception.backend {
+        _ if !interception.requested => return Err(InterceptionNotReady::Restoring),
+        Backend::Dlx if !interception.in_sync => {
+            return Err(InterceptionNotReady::NotIntercepted(Backend::Both));
+        }
         Backend::Dlx => {}
-        leads => return Err(InterceptionNotReady::NotIntercepted(leads)),
+        backend => return Err(InterceptionNotReady::NotIntercepted(backend)),
     }
     served(conditions)?;
     let windows = metrics.iter().map(|metric| metric.window_size);
@@ -82,10 +84,11 @@ fn check_always(
         _ => Duration::ZERO,
     };
     let needed = counted.max(conditions.propagation_delay);
-    match route.intercepted_for < needed {
-        true => {
-            Err(InterceptionNotReady::RecentlyIntercepted { intercepted_for: route.intercepted_for, needed })
-        }
+    match interception.intercepted_for < needed {
+        true => Err(InterceptionNotReady::RecentlyIntercepted {
+            intercepted_for: interception.intercepted_for,
+            needed,
+        }),
         false => Ok(()),
     }
 }
@@ -104,10 +107,10 @@ fn check_when_asleep(
                 "its plugin cannot intercept it (no Service to switch to the DLXs)",
             ));
         }
-        Some(route) if !route.requested => return Err(InterceptionNotReady::Restoring),
+        Some(interception) if !interception.requested => return Err(InterceptionNotReady::Restoring),
         // A wake or another attempt is still restoring its Service.
-        Some(route) if route.backend != Backend::Workload => {
-            return Err(InterceptionNotReady::NotRestored(route.backend));
+        Some(interception) if interception.backend != Backend::Workload => {
+            return Err(InterceptionNotReady::NotRestored(interception.backend));
         }
         Some(_) => {}
     }

@@ -33,7 +33,7 @@ pub(super) struct InterceptedResource {
     pub(super) path: TrafficMode,
     /// Its record, version and whether it has replicas.
     pub(super) seen: Seen,
-    pub(super) route: Interception,
+    pub(super) interception: Interception,
     /// When the plugin listed that.
     listed_at: Instant,
     /// Since when it has this backend, as far as this process saw.
@@ -152,7 +152,7 @@ pub(crate) fn is_up(resource: &Resource) -> bool {
     resource.replicas > 0
         && match (&resource.rollout, &resource.interception) {
             (Some(rollout), _) => rollout.phase == RolloutPhase::Complete,
-            (None, Some(route)) => route.workload_ready,
+            (None, Some(interception)) => interception.workload_ready,
             (None, None) => true,
         }
 }
@@ -160,11 +160,11 @@ pub(crate) fn is_up(resource: &Resource) -> bool {
 // === impl InterceptedResource ===
 
 impl InterceptedResource {
-    pub(super) fn new(now: Instant, resource: &Resource, route: &Interception) -> Self {
+    pub(super) fn new(now: Instant, resource: &Resource, interception: &Interception) -> Self {
         let mut this = Self {
             path: resource.traffic_mode,
             seen: plugin::protocol_seen(resource),
-            route: route.clone(),
+            interception: interception.clone(),
             listed_at: now,
             since: now,
             workload_ready: None,
@@ -190,9 +190,9 @@ impl InterceptedResource {
         &mut self,
         now: Instant,
         resource: &Resource,
-        route: &Interception,
+        interception: &Interception,
     ) -> Option<BackendChange> {
-        let before = self.route.backend;
+        let before = self.interception.backend;
         self.unreadable = false;
         self.path = resource.traffic_mode;
         let seen = plugin::protocol_seen(resource);
@@ -201,7 +201,7 @@ impl InterceptedResource {
             self.workload_ready = None;
         }
         self.seen = seen;
-        self.route = route.clone();
+        self.interception = interception.clone();
         self.used = last_used(resource);
         (self.readiness, self.up) = (resource.resource_readiness_timeout, is_up(resource));
         self.listed_at = now;
@@ -209,11 +209,11 @@ impl InterceptedResource {
         if let Some(pause) = self.pause.as_mut().filter(|pause| pause.conflict) {
             pause.until = now;
         }
-        if before == route.backend {
+        if before == interception.backend {
             return None;
         }
         self.since = now;
-        match route.backend {
+        match interception.backend {
             Backend::Dlx => Some(BackendChange::ToDlxs),
             Backend::Workload => Some(BackendChange::ToWorkload),
             Backend::Both | Backend::Unknown => None,
@@ -221,39 +221,39 @@ impl InterceptedResource {
     }
 
     fn track_workload_ready(&mut self, now: Instant) {
-        self.workload_ready = match self.route.backend {
-            Backend::Both if self.route.workload_ready => self.workload_ready.or(Some(now)),
+        self.workload_ready = match self.interception.backend {
+            Backend::Both if self.interception.workload_ready => self.workload_ready.or(Some(now)),
             _ => None,
         };
     }
 
     /// For how long every new connection has gone to a DLX.
     fn intercepted_for(&self, now: Instant) -> Duration {
-        match self.route.backend {
-            Backend::Dlx if self.route.in_sync => {
-                self.route.intercepted_for + now.duration_since(self.listed_at)
+        match self.interception.backend {
+            Backend::Dlx if self.interception.in_sync => {
+                self.interception.intercepted_for + now.duration_since(self.listed_at)
             }
             _ => Duration::ZERO,
         }
     }
 
     fn is_requested(&self) -> bool {
-        self.route.requested && self.route.refusal.is_empty()
+        self.interception.requested && self.interception.refusal.is_empty()
     }
 
     fn step_input(&self, context: StepContext, confirmed: bool) -> InterceptionSeen {
         InterceptionSeen {
             traffic_mode: self.path,
             requested: self.is_requested(),
-            backend: self.route.backend,
-            in_sync: self.route.in_sync,
+            backend: self.interception.backend,
+            in_sync: self.interception.in_sync,
             phase: self.seen.record.phase,
             scaled: self.seen.scaled,
             confirmed,
             workload_known: self
                 .workload_ready
                 .is_some_and(|since| context.now.duration_since(since) >= context.propagation_delay),
-            workload_ready: self.route.workload_ready,
+            workload_ready: self.interception.workload_ready,
             dlxs: context.dlxs,
         }
     }
@@ -384,11 +384,11 @@ impl InterceptedResource {
             return (SwitchoverProgress::Waiting, None);
         }
         let intercepted_for = self.intercepted_for(context.now);
-        match self.route.backend {
-            Backend::Dlx if self.route.in_sync && intercepted_for >= context.propagation_delay => {
+        match self.interception.backend {
+            Backend::Dlx if self.interception.in_sync && intercepted_for >= context.propagation_delay => {
                 (SwitchoverProgress::Intercepted, None)
             }
-            Backend::Dlx if self.route.in_sync => (
+            Backend::Dlx if self.interception.in_sync => (
                 SwitchoverProgress::Waiting,
                 context.now.checked_add(context.propagation_delay - intercepted_for),
             ),
@@ -405,13 +405,13 @@ impl InterceptedResource {
         let next = self.next_backend(context, waiting);
         let to = self.calling.or(next);
         InterceptionStatus {
-            backend: self.route.backend,
+            backend: self.interception.backend,
             since: elapsed(context.now, self.since),
-            requested: self.route.requested,
-            refusal: self.route.refusal.clone(),
-            in_sync: self.route.in_sync,
+            requested: self.interception.requested,
+            refusal: self.interception.refusal.clone(),
+            in_sync: self.interception.in_sync,
             intercepted_for: short(rounded(self.intercepted_for(context.now))),
-            dlxs: self.route.dlxs.clone(),
+            dlxs: self.interception.dlxs.clone(),
             next_backend: to.or_else(|| self.later_backend()),
             waiting_for: self.blocked_on(context, next, waiting),
         }
@@ -430,20 +430,21 @@ impl InterceptedResource {
 
     /// It sleeps, and no request would wake it: no DLX takes any, or its are refused and lead to none.
     fn is_stranded(&self, context: StepContext) -> bool {
-        let refused =
-            self.route.requested && !self.route.refusal.is_empty() && self.route.backend == Backend::Workload;
+        let refused = self.interception.requested
+            && !self.interception.refusal.is_empty()
+            && self.interception.backend == Backend::Workload;
         let slept = matches!(self.seen.record.phase, Phase::Asleep | Phase::Waking | Phase::Failed);
         !self.seen.scaled && (context.dlxs == Dlxs::Dead || refused && slept)
     }
 
     /// It is to be restored, and has not been woken yet.
     fn waits_for_wake(&self) -> bool {
-        !self.is_requested() && !self.seen.scaled && self.route.backend == Backend::Dlx
+        !self.is_requested() && !self.seen.scaled && self.interception.backend == Backend::Dlx
     }
 
     /// Where it is to lead when what that waits for has come.
     fn later_backend(&self) -> Option<Backend> {
-        match self.route.backend {
+        match self.interception.backend {
             Backend::Both => Some(Backend::Workload),
             _ => self.waits_for_wake().then_some(Backend::Both),
         }
@@ -480,10 +481,10 @@ impl InterceptedResource {
             });
         }
         let left = context.propagation_delay.saturating_sub(self.intercepted_for(context.now));
-        if waiting.is_some() && self.route.backend == Backend::Dlx && !left.is_zero() {
+        if waiting.is_some() && self.interception.backend == Backend::Dlx && !left.is_zero() {
             return Some(format!("the endpoint propagation delay, {} left", short(rounded(left))));
         }
-        match (self.route.backend, self.workload_ready) {
+        match (self.interception.backend, self.workload_ready) {
             _ if self.waits_for_wake() => Some("its wake: it has no replicas yet".to_owned()),
             (Backend::Both, None) => Some("its own endpoints to become ready".to_owned()),
             (Backend::Both, Some(since)) => Some(format!(

@@ -46,16 +46,17 @@ pub(crate) enum SwitchoverError {
 
 impl Switchover {
     /// Waits until `resource` has been intercepted for the propagation delay, and samples its activity since then: the
-    /// metrics, and their readings. `fence`: the nonce of the attempt that every DLX has confirmed.
+    /// metrics, and their readings. `attempt_nonce`: the nonce of the attempt that every DLX has confirmed.
     pub(crate) async fn sample_once_intercepted(
         &self,
         kind: &str,
         members: &Members,
         resource: &Resource,
-        fence: Nonce,
+        attempt_nonce: Nonce,
         stop: &CancellationToken,
     ) -> Result<(Vec<ScaleResource>, Activity), SwitchoverError> {
-        let mut confirmed = self.interceptions.begin_switchover(&resource.id, resource.record.nonce, fence);
+        let mut confirmed =
+            self.interceptions.begin_switchover(&resource.id, resource.record.nonce, attempt_nonce);
         let limit = self.dlxs.propagation_delay + WRITE_TIMEOUT;
         tokio::select! {
             biased;

@@ -63,7 +63,7 @@ pub(crate) enum SwitchoverProgress {
 /// An attempt that waits for its switchover: this leader's own, and confirmed by every DLX. Ends when dropped.
 #[derive(Debug)]
 pub(crate) struct PendingSwitchover {
-    routes: InterceptionTable,
+    table: InterceptionTable,
     id: ResourceId,
     progress: watch::Receiver<SwitchoverProgress>,
 }
@@ -71,23 +71,28 @@ pub(crate) struct PendingSwitchover {
 // === impl InterceptionTable ===
 
 impl InterceptionTable {
-    /// Begins the switchover of a resource whose drain every DLX has confirmed. `before`: the record's nonce before the attempt; `fence`: its own.
-    pub(crate) fn begin_switchover(&self, id: &ResourceId, before: Nonce, fence: Nonce) -> PendingSwitchover {
+    /// Begins the switchover of a resource whose drain every DLX has confirmed. `before`: the record's nonce before the attempt; `attempt_nonce`: its own.
+    pub(crate) fn begin_switchover(
+        &self,
+        id: &ResourceId,
+        before: Nonce,
+        attempt_nonce: Nonce,
+    ) -> PendingSwitchover {
         let (sender, progress) = watch::channel(SwitchoverProgress::default());
-        let waiting = WaitingAttempt { nonces: [before, fence], seen: false };
+        let waiting = WaitingAttempt { nonces: [before, attempt_nonce], seen: false };
         {
             let mut inner = self.inner();
             inner.waiting.insert(id.clone(), WaitingEntry { waiting, sender });
             inner.dirty.insert(id.clone());
         }
         self.0.changed.notify_one();
-        PendingSwitchover { routes: self.clone(), id: id.clone(), progress }
+        PendingSwitchover { table: self.clone(), id: id.clone(), progress }
     }
 
     /// The interception of a resource, as the admin port shows it; `None`: it has none, or this process is not the leader.
-    pub(crate) fn status(&self, id: &ResourceId, dlxs_: &ServingDlxs) -> Option<InterceptionStatus> {
+    pub(crate) fn status(&self, id: &ResourceId, serving: &ServingDlxs) -> Option<InterceptionStatus> {
         let inner = self.inner();
-        let at = inner.step_context(Instant::now(), dlxs_);
+        let at = inner.step_context(Instant::now(), serving);
         let waiting = inner.waiting.get(id).map(|waiter| &waiter.waiting);
         Some(inner.resources.get(id)?.status(at, waiting))
     }
@@ -105,11 +110,11 @@ impl InterceptionTable {
 // === impl Inner ===
 
 impl Inner {
-    pub(super) fn step_context(&self, now: Instant, dlxs_: &ServingDlxs) -> StepContext {
-        let dlxs = self.dlxs.availability(now, dlxs_.unavailable_timeout);
+    pub(super) fn step_context(&self, now: Instant, serving: &ServingDlxs) -> StepContext {
+        let dlxs = self.dlxs.availability(now, serving.unavailable_timeout);
         StepContext {
             now,
-            propagation_delay: dlxs_.propagation_delay,
+            propagation_delay: serving.propagation_delay,
             dlxs,
             nameable: dlxs == Dlxs::Dead || self.dlxs.any_named(),
         }
@@ -173,10 +178,10 @@ impl PendingSwitchover {
 
 impl Drop for PendingSwitchover {
     fn drop(&mut self) {
-        let mut inner = self.routes.inner();
+        let mut inner = self.table.inner();
         inner.waiting.remove(&self.id);
         inner.dirty.insert(self.id.clone());
         drop(inner);
-        self.routes.0.changed.notify_one();
+        self.table.0.changed.notify_one();
     }
 }

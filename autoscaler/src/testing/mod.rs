@@ -189,12 +189,16 @@ pub(crate) fn idle(name: &str) -> Value {
 }
 
 /// The members of a state folder, queried with a token and this timeout.
-pub(crate) fn members(state_dir: &Path, patience: Duration) -> Members {
-    let patience = MemberTimeouts { activity: patience, drain: patience / 2, margin: patience / 2 };
+pub(crate) fn members(state_dir: &Path, activity_timeout: Duration) -> Members {
+    let activity_timeout = MemberTimeouts {
+        activity: activity_timeout,
+        drain: activity_timeout / 2,
+        margin: activity_timeout / 2,
+    };
     Members::new(
         Coordinator::Files(state_dir.to_owned()),
         Some("secret".into()),
-        patience,
+        activity_timeout,
         AutoscalerMetrics::new(&mut Registry::default()),
     )
 }

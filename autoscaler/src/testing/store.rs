@@ -161,7 +161,7 @@ impl Store {
     }
 
     /// Changes the interception of the resource of this name, or adds one.
-    pub(crate) fn route(&self, name: &str, change: impl FnOnce(&mut Interception)) {
+    pub(crate) fn change_interception(&self, name: &str, change: impl FnOnce(&mut Interception)) {
         self.change(name, |resource| change(resource.interception.get_or_insert_default()));
     }
 
@@ -288,10 +288,10 @@ impl Inner {
     fn apply_backend(&mut self, request: &InterceptionRequest) {
         let dlxs: Vec<_> = request.dlxs.iter().map(|dlx| dlx.name.clone()).collect();
         let Some(resource) = self.resources.get_mut(&request.id) else { return };
-        let Some(route) = &mut resource.interception else { return };
-        (route.backend, route.in_sync, route.dlxs) = (request.backend, true, dlxs);
-        route.intercepted_for = Duration::ZERO;
-        if request.backend == Backend::Workload && !route.requested {
+        let Some(interception) = &mut resource.interception else { return };
+        (interception.backend, interception.in_sync, interception.dlxs) = (request.backend, true, dlxs);
+        interception.intercepted_for = Duration::ZERO;
+        if request.backend == Backend::Workload && !interception.requested {
             resource.interception = None;
         }
         self.log(&request.id);

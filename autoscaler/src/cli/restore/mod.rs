@@ -115,11 +115,11 @@ impl Restore {
             scale_to_zero(&coordination, deployment).await?;
         }
         let leader = Leader::new(&coordination, Timing::default());
-        let leads = tokio::select! {
+        let leadership = tokio::select! {
             () = draining.cancelled() => bail!("stopped: nothing was restored"),
-            leads = self.lead(&leader) => leads?,
+            leadership = self.wait_for_leadership(&leader) => leadership?,
         };
-        let stop = leads.lost().child_token();
+        let stop = leadership.lost().child_token();
         let served = plugin_manager.served().borrow().clone();
         let plugins = served.iter().map(|served| RestoreSource {
             active: ActivePlugin { plugin: served.instance.clone(), settings: served.settings.clone() },
@@ -143,12 +143,12 @@ impl Restore {
             summary = restore(plugins, self.resource.as_ref(), grace, &wakes, &stop) => Some(summary),
             () = in_time => unreachable!("it waits for ever"),
         };
-        let lost = leads.lost().is_cancelled();
+        let lost = leadership.lost().is_cancelled();
         let all = ended.as_ref().is_some_and(|summary| summary.failed == 0 && summary.remaining == 0);
         match (&self.stop_deployment, all) {
             // Stopping the autoscaler means uninstalling: no other leader follows.
-            (Some(_), true) => leads.end().await,
-            _ => leads.release().await,
+            (Some(_), true) => leadership.end().await,
+            _ => leadership.release().await,
         }
         plugin_manager.stop().await;
         let Some(summary) = ended else {
@@ -175,7 +175,7 @@ impl Restore {
     }
 
     /// Waits until this process is the leader.
-    async fn lead(&self, leader: &Leader) -> anyhow::Result<Leadership> {
+    async fn wait_for_leadership(&self, leader: &Leader) -> anyhow::Result<Leadership> {
         let status = leader.status();
         let say = async {
             #[expect(clippy::disallowed_methods, reason = "a wait is reported after a moment")]
@@ -187,14 +187,14 @@ impl Restore {
             ));
             std::future::pending::<()>().await;
         };
-        let leads = async {
+        let leadership = async {
             tokio::select! {
-                leads = leader.lead() => leads,
+                leadership = leader.lead() => leadership,
                 () = say => unreachable!("it waits for ever"),
             }
         };
-        match timeout(self.timeout, leads).await {
-            Ok(leads) => Ok(leads?),
+        match timeout(self.timeout, leadership).await {
+            Ok(leadership) => Ok(leadership?),
             Err(_) => bail!(
                 "nothing was restored: after {} {}. Scale the autoscaler's Deployment to 0 (kubectl scale --replicas=0) and run \
                  this again; to restore one resource for good, remove its annotation scaler.dev/scale-to-zero: the autoscaler \
@@ -616,16 +616,16 @@ mod tests {
 
     #[test]
     fn the_blocking_leader_is_named() {
-        let leads = Status {
+        let status = Status {
             leader: Some("autoscaler-1".to_owned()),
             lease: Some("scaler/scaler-autoscaler".to_owned()),
             ..Status::default()
         };
         assert_eq!(
-            describe_blocker(&leads),
+            describe_blocker(&status),
             "the autoscaler autoscaler-1 is the leader (Lease scaler/scaler-autoscaler)"
         );
-        let error = Status { error: Some("not allowed".to_owned()), ..leads };
+        let error = Status { error: Some("not allowed".to_owned()), ..status };
         assert_eq!(describe_blocker(&error), "not allowed");
     }
 }

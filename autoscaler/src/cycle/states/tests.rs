@@ -312,10 +312,10 @@ fn what_is_to_be_repaired_is_written_again_as_it_is() {
 fn a_stale_switchover_is_reverted() {
     let mut scene = Scene::new();
     scene.hello.traffic_mode = TrafficMode::WhenAsleep;
-    let leads = scaler_types::Backend::Dlx;
+    let backend = scaler_types::Backend::Dlx;
     scene.hello.interception = Some(scaler_types::Interception {
         requested: true,
-        backend: leads,
+        backend,
         in_sync: true,
         ..scaler_types::Interception::default()
     });

@@ -8,25 +8,25 @@ impl Case {
     /// In traffic mode `always`, intercepted for as long as a window.
     fn intercepted(change: impl FnOnce(&mut Self, &mut Interception)) -> Self {
         Self::with(|case| {
-            let mut route = Interception {
+            let mut interception = Interception {
                 requested: true,
                 backend: Backend::Dlx,
                 in_sync: true,
                 intercepted_for: WINDOW,
                 ..Interception::default()
             };
-            change(case, &mut route);
-            case.resource.interception = Some(route);
+            change(case, &mut interception);
+            case.resource.interception = Some(interception);
         })
     }
 
     /// In traffic mode `when-asleep`, not intercepted, and idle by another source.
     fn direct(change: impl FnOnce(&mut Self, &mut MetricReading, &mut Interception)) -> Self {
         Self::with_reading(|case, reading| {
-            let mut route = Interception { requested: true, ..Interception::default() };
+            let mut interception = Interception { requested: true, ..Interception::default() };
             case.resource.traffic_mode = TrafficMode::WhenAsleep;
-            change(case, reading, &mut route);
-            case.resource.interception.get_or_insert(route);
+            change(case, reading, &mut interception);
+            case.resource.interception.get_or_insert(interception);
         })
     }
 }
@@ -35,11 +35,17 @@ impl Case {
 #[test]
 fn every_rule_of_an_interception() {
     let keep: Vec<(&str, Case)> = vec![
-        ("not_intercepted", Case::intercepted(|_, route| route.backend = Backend::Workload)),
-        ("not_intercepted", Case::intercepted(|_, route| route.backend = Backend::Both)),
-        ("not_intercepted", Case::intercepted(|_, route| route.in_sync = false)),
-        ("recently_intercepted", Case::intercepted(|_, route| route.intercepted_for = WINDOW - SECOND)),
-        ("recently_intercepted", Case::intercepted(|_, route| route.intercepted_for = Duration::ZERO)),
+        ("not_intercepted", Case::intercepted(|_, interception| interception.backend = Backend::Workload)),
+        ("not_intercepted", Case::intercepted(|_, interception| interception.backend = Backend::Both)),
+        ("not_intercepted", Case::intercepted(|_, interception| interception.in_sync = false)),
+        (
+            "recently_intercepted",
+            Case::intercepted(|_, interception| interception.intercepted_for = WINDOW - SECOND),
+        ),
+        (
+            "recently_intercepted",
+            Case::intercepted(|_, interception| interception.intercepted_for = Duration::ZERO),
+        ),
         // The largest window, and the propagation delay where that is longer.
         (
             "recently_intercepted",
@@ -47,12 +53,12 @@ fn every_rule_of_an_interception() {
         ),
         (
             "recently_intercepted",
-            Case::intercepted(|case, route| {
-                (case.metrics, route.intercepted_for) =
+            Case::intercepted(|case, interception| {
+                (case.metrics, interception.intercepted_for) =
                     (vec![metric(SECOND, 0.0)], PROPAGATION_DELAY - SECOND);
             }),
         ),
-        ("service_restoring", Case::intercepted(|_, route| route.requested = false)),
+        ("service_restoring", Case::intercepted(|_, interception| interception.requested = false)),
         ("no_dlx_ready", Case::intercepted(|case, _| case.conditions.dlx_available = false)),
         ("in_flight", Case::intercepted(|case, _| case.samples[0].in_flight = 1)),
         ("active", Case::intercepted(|case, _| case.samples[0].idle = Some(SECOND))),
@@ -62,16 +68,20 @@ fn every_rule_of_an_interception() {
         // A user's request needs no window, but the propagation delay must be over.
         (
             "not_intercepted",
-            Case::intercepted(|case, route| (case.resource.sleep_now, route.backend) = (true, Backend::Both)),
+            Case::intercepted(|case, interception| {
+                (case.resource.sleep_now, interception.backend) = (true, Backend::Both)
+            }),
         ),
         (
             "not_intercepted",
-            Case::intercepted(|case, route| (case.resource.sleep_now, route.in_sync) = (true, false)),
+            Case::intercepted(|case, interception| {
+                (case.resource.sleep_now, interception.in_sync) = (true, false)
+            }),
         ),
         (
             "recently_intercepted",
-            Case::intercepted(|case, route| {
-                (case.resource.sleep_now, route.intercepted_for) = (true, PROPAGATION_DELAY - SECOND)
+            Case::intercepted(|case, interception| {
+                (case.resource.sleep_now, interception.intercepted_for) = (true, PROPAGATION_DELAY - SECOND)
             }),
         ),
         (
@@ -84,10 +94,11 @@ fn every_rule_of_an_interception() {
         (
             "recently_intercepted",
             Case::with_reading(|case, _| {
-                case.resource.interception =
-                    Case::intercepted(|_, route| route.intercepted_for = PROPAGATION_DELAY - SECOND)
-                        .resource
-                        .interception;
+                case.resource.interception = Case::intercepted(|_, interception| {
+                    interception.intercepted_for = PROPAGATION_DELAY - SECOND
+                })
+                .resource
+                .interception;
             }),
         ),
         // Path direct.
@@ -115,9 +126,9 @@ fn every_rule_of_an_interception() {
                 (case.resource.sleep_now, reading.coverage) = (true, Completeness::Guaranteed);
             }),
         ),
-        ("not_restored", Case::direct(|_, _, route| route.backend = Backend::Both)),
-        ("not_restored", Case::direct(|_, _, route| route.backend = Backend::Dlx)),
-        ("service_restoring", Case::direct(|_, _, route| route.requested = false)),
+        ("not_restored", Case::direct(|_, _, interception| interception.backend = Backend::Both)),
+        ("not_restored", Case::direct(|_, _, interception| interception.backend = Backend::Dlx)),
+        ("service_restoring", Case::direct(|_, _, interception| interception.requested = false)),
         ("no_dlx_ready", Case::direct(|case, _, _| case.conditions.dlx_available = false)),
         ("no_dlx", Case::direct(|case, _, _| case.source.unknown = Some(ActivityUnknown::NoDlx))),
         ("in_flight", Case::direct(|case, _, _| case.samples[0].in_flight = 1)),
@@ -148,15 +159,15 @@ fn every_rule_of_an_interception() {
         ("quiet", Case::intercepted(|_, _| {})),
         (
             "requested",
-            Case::intercepted(|case, route| {
-                (case.resource.sleep_now, route.intercepted_for) = (true, PROPAGATION_DELAY)
+            Case::intercepted(|case, interception| {
+                (case.resource.sleep_now, interception.intercepted_for) = (true, PROPAGATION_DELAY)
             }),
         ),
         (
             "below_threshold",
             Case::with_reading(|case, _| {
                 case.resource.interception =
-                    Case::intercepted(|_, route| route.intercepted_for = PROPAGATION_DELAY)
+                    Case::intercepted(|_, interception| interception.intercepted_for = PROPAGATION_DELAY)
                         .resource
                         .interception;
             }),
@@ -175,7 +186,7 @@ fn every_rule_of_an_interception() {
         let decision = case.decide();
         assert_eq!((decision.name(), decision.code()), ("scale_to_zero", *code), "case {place}: {decision}");
     }
-    let short = Case::intercepted(|_, route| route.intercepted_for = Duration::from_secs(120));
+    let short = Case::intercepted(|_, interception| interception.intercepted_for = Duration::from_secs(120));
     assert_eq!(short.decide().to_string(), "its Service has been intercepted for 2m, 10m are needed");
 }
 

@@ -263,7 +263,7 @@ async fn a_request_before_the_sample_ends_it_early() {
 async fn an_interception_that_ends_during_the_sample_proves_nothing() {
     let site = Site::new(SHORT, |store| {
         store.set(|inner| inner.forgetful = true);
-        store.route("web", |route| route.in_sync = false);
+        store.change_interception("web", |interception| interception.in_sync = false);
         says("6")
     });
     let _dlx = Dlx::quiet(site.state.path(), &["web"]);

@@ -180,7 +180,7 @@ impl Interceptor {
                 let unavailable_timeout = self.context.dlxs.unavailable_timeout;
                 let refused = intercepted
                     .as_ref()
-                    .map(|intercepted| intercepted.route.refusal.clone())
+                    .map(|intercepted| intercepted.interception.refusal.clone())
                     .filter(|why| !why.is_empty());
                 match &result {
                     Ok(()) if self.dlxs != Dlxs::Dead => {

@@ -63,7 +63,7 @@ impl Site {
             wakes: daemon::wakes::Wakes::new(daemon::wakes::DEFAULT),
             stop: CancellationToken::new(),
         };
-        let (table, set_active, task) = route(store, "demo", settings, &context);
+        let (table, set_active, task) = start_interceptor(store, "demo", settings, &context);
         Self { store: store.clone(), table, context, dlxs, _set_active: set_active, task, _state: state }
     }
 
@@ -87,14 +87,14 @@ impl Site {
         self.store.inner().reports.iter().filter(|(_, report)| report.reason == reason).count()
     }
 
-    fn gauge(&self, leads: Backend) -> i64 {
+    fn gauge(&self, backend: Backend) -> i64 {
         let labels = CycleLabels { kind: KIND.to_owned(), namespace: "demo".to_owned() };
-        self.context.metrics.interceptions.get_or_create(&BackendLabels::new(&labels, leads)).get()
+        self.context.metrics.interceptions.get_or_create(&BackendLabels::new(&labels, backend)).get()
     }
 }
 
 /// An interceptor for a namespace file.
-fn route(
+fn start_interceptor(
     store: &Store,
     namespace: &str,
     settings: Arc<Settings>,
@@ -128,7 +128,7 @@ async fn a_requested_interception_is_made_once_and_reported() {
     assert_eq!((site.reports("ServiceIntercepted"), site.reports("InterceptionFailed")), (1, 0));
     assert_eq!((site.gauge(Backend::Dlx), site.gauge(Backend::Workload)), (1, 0));
     // Another writer removed a part of it.
-    store.route("web", |route| route.in_sync = false);
+    store.change_interception("web", |interception| interception.in_sync = false);
     assert_eq!(site.in_the_end().await, [Backend::Dlx; 2]);
     // New ones are intercepted as they come, and no other is checked.
     store.put(intercepted("shop"));
@@ -145,14 +145,14 @@ async fn what_is_no_longer_requested_is_restored_by_way_of_both_after_the_delay(
     store.put(intercepted("web"));
     let site = Site::start(&store, &["a"]);
     site.calls(1).await;
-    store.route("web", |route| route.requested = false);
+    store.change_interception("web", |interception| interception.requested = false);
     assert_eq!(site.in_the_end().await, [Backend::Dlx, Backend::Both], "nobody else serves yet");
-    store.route("web", |route| route.workload_ready = true);
+    store.change_interception("web", |interception| interception.workload_ready = true);
     settle(PROPAGATION_DELAY - SECOND).await;
     // Not ready any more, and ready again: from then on.
-    store.route("web", |route| route.workload_ready = false);
+    store.change_interception("web", |interception| interception.workload_ready = false);
     settle(SECOND * 5).await;
-    store.route("web", |route| route.workload_ready = true);
+    store.change_interception("web", |interception| interception.workload_ready = true);
     settle(PROPAGATION_DELAY - SECOND).await;
     // So after a record that was written meanwhile: it may have been switched and back in between.
     store.write("web", Phase::Active);
@@ -174,7 +174,7 @@ async fn an_asleep_resource_is_restored_when_it_is_woken() {
     let site = Site::start(&store, &["a"]);
     site.calls(1).await;
     store.change("web", |resource| (resource.replicas, resource.record) = (0, record(Phase::Asleep)));
-    store.route("web", |route| route.requested = false);
+    store.change_interception("web", |interception| interception.requested = false);
     assert_eq!(site.in_the_end().await, [Backend::Dlx]);
     let status = site.table.status(&id("web"), &site.context.dlxs).unwrap();
     let status = serde_json::to_value(status).unwrap();
@@ -223,7 +223,7 @@ async fn until_the_dlxs_are_known_none_is_named() {
     site.context.stop.cancel();
     site.task.await.unwrap();
     let site = Site::start(&store, &[]);
-    store.route("web", |route| route.backend = Backend::Dlx);
+    store.change_interception("web", |interception| interception.backend = Backend::Dlx);
     let calls = site.calls(2).await;
     assert_eq!((calls[1].to, calls[1].dlxs.len()), (Backend::Both, 0));
 }
@@ -297,10 +297,10 @@ async fn after_a_conflict_the_first_change_that_is_seen_decides() {
     let calls = site.calls(1).await;
     settle(Duration::from_millis(100)).await;
     // They do not want it any more: looked at again, and nothing is to be done.
-    store.route("web", |route| route.requested = false);
+    store.change_interception("web", |interception| interception.requested = false);
     assert_eq!(site.in_the_end().await.len(), 1);
     store.inner().refuse_set_backend = [ScaleError::Conflict].into();
-    store.route("web", |route| route.requested = true);
+    store.change_interception("web", |interception| interception.requested = true);
     settle(Duration::from_millis(100)).await;
     store.change("web", |resource| resource.replicas = 2);
     let later = site.calls(3).await;
@@ -374,7 +374,7 @@ async fn without_any_dlx_everything_is_restored_and_woken() {
     assert_eq!((woken.phase, &*woken.reason), (Phase::Waking, "no DLX is ready to take requests"));
     store.comes_to(|inner| inner.reports.iter().any(|(_, report)| report.reason == "DLXUnavailable")).await;
     // Without the propagation delay half of the requests would find no backend.
-    store.route("awake", |route| route.workload_ready = true);
+    store.change_interception("awake", |interception| interception.workload_ready = true);
     let ready = Instant::now();
     let calls = site.calls(3).await;
     assert_eq!((calls[2].to, calls[2].at), (Backend::Workload, ready));
@@ -412,7 +412,7 @@ async fn a_wake_without_dlxs_is_retried_until_it_succeeds() {
 #[tokio::test(start_paused = true)]
 async fn what_sleeps_and_could_be_woken_by_no_request_is_woken() {
     let store = Store::with([]);
-    for (name, refused, leads) in [
+    for (name, refused, backend) in [
         ("stranded", "it is not intercepted, so no request could wake it", Backend::Workload),
         // Requests reach a DLX as long as it is intercepted.
         ("reached", "somebody took the key away", Backend::Dlx),
@@ -420,8 +420,8 @@ async fn what_sleeps_and_could_be_woken_by_no_request_is_woken() {
     ] {
         let mut resource = intercepted(name);
         (resource.record, resource.replicas) = (record(Phase::Asleep), 0);
-        let route = resource.interception.as_mut().unwrap();
-        (route.refusal, route.backend) = (refused.to_owned(), leads);
+        let interception = resource.interception.as_mut().unwrap();
+        (interception.refusal, interception.backend) = (refused.to_owned(), backend);
         store.put(resource);
     }
     let site = Site::start(&store, &["a"]);
@@ -496,22 +496,22 @@ async fn only_a_confirmed_attempt_has_its_service_intercepted() {
     }
     let site = Site::start(&store, &["a"]);
     assert!(site.in_the_end().await.is_empty(), "nobody confirmed them");
-    let fence = store.get("mine").record.nonce;
-    let mut confirmed = site.table.begin_switchover(&id("mine"), Nonce(0), fence);
+    let draining = store.get("mine").record.nonce;
+    let mut confirmed = site.table.begin_switchover(&id("mine"), Nonce(0), draining);
     let began = Instant::now();
     assert_eq!(confirmed.settled().await, SwitchoverProgress::Intercepted);
     assert_eq!(began.elapsed(), PROPAGATION_DELAY);
     let calls = site.calls(1).await;
     assert_eq!((calls.len(), &*calls[0].name, calls[0].to), (1, "mine", Backend::Dlx));
     // Somebody took a part of it away: the time begins anew.
-    store.route("mine", |route| route.in_sync = false);
+    store.change_interception("mine", |interception| interception.in_sync = false);
     assert_eq!(confirmed.lost().await, SwitchoverProgress::Waiting);
     assert_eq!(confirmed.settled().await, SwitchoverProgress::Intercepted);
     assert_eq!(began.elapsed(), 2 * PROPAGATION_DELAY);
     // A request came: its DLX has written.
     store.write("mine", Phase::Active);
     assert_eq!(confirmed.lost().await, SwitchoverProgress::Changed);
-    store.route("mine", |route| route.workload_ready = true);
+    store.change_interception("mine", |interception| interception.workload_ready = true);
     assert_eq!(site.in_the_end().await[2..], [Backend::Both, Backend::Workload]);
 }
 
@@ -553,25 +553,25 @@ async fn a_drain_that_is_not_seen_yet_is_waited_for_and_another_is_none() {
     store.put(resource);
     let site = Site::start(&store, &["a"]);
     settle(SECOND).await;
-    let fence = record(Phase::Draining);
-    let mut confirmed = site.table.begin_switchover(&id("web"), before, fence.nonce);
+    let draining = record(Phase::Draining);
+    let mut confirmed = site.table.begin_switchover(&id("web"), before, draining.nonce);
     let waits = tokio::time::timeout(SECOND, confirmed.settled()).await;
     assert!(waits.is_err(), "{waits:?}");
     let version = store.get("web").version;
-    store.compare_and_set(&id("web"), &version, &fence).await.unwrap();
+    store.compare_and_set(&id("web"), &version, &draining).await.unwrap();
     assert_eq!(confirmed.settled().await, SwitchoverProgress::Intercepted);
     drop(confirmed);
     // The revert decides, not the end of the wait.
     assert_eq!(site.in_the_end().await, [Backend::Dlx]);
     let mut another = site.table.begin_switchover(&id("web"), before, Nonce::fresh());
     assert_eq!(another.settled().await, SwitchoverProgress::Changed);
-    let mut nobody = site.table.begin_switchover(&id("nobody"), before, fence.nonce);
+    let mut nobody = site.table.begin_switchover(&id("nobody"), before, draining.nonce);
     assert!(matches!(nobody.settled().await, SwitchoverProgress::Lost(_)));
     store.set(|inner| inner.blind = true);
     // Its stream stands: what happened to it is not known.
     advance(Duration::from_secs(60)).await;
-    store.route("web", |_| {});
-    let mut blind = site.table.begin_switchover(&id("web"), before, fence.nonce);
+    store.change_interception("web", |_| {});
+    let mut blind = site.table.begin_switchover(&id("web"), before, draining.nonce);
     while !matches!(blind.settled().await, SwitchoverProgress::Lost(_)) {
         blind.lost().await;
     }

@@ -6,13 +6,13 @@ use daemon::settings::Settings;
 use scaler_types::{Interception, Resource};
 use tokio::time::Instant;
 
-use super::{SECOND, Site, route, settle};
+use super::{SECOND, Site, settle, start_interceptor};
 use crate::testing::{LONG, Store, id, sleeper};
 
 /// One of many, with a Service.
-fn led_sleeper(name: &str, slept: usize) -> Resource {
-    let route = Some(Interception { requested: true, ..Interception::default() });
-    Resource { interception: route, ..sleeper(name, slept) }
+fn intercepted_sleeper(name: &str, slept: usize) -> Resource {
+    let interception = Some(Interception { requested: true, ..Interception::default() });
+    Resource { interception, ..sleeper(name, slept) }
 }
 
 /// Nobody waits for any of them: they have half of the namespace's places.
@@ -27,7 +27,7 @@ async fn many_are_woken_at_a_pace_the_last_used_first() {
     let store = Store::with([]);
     for number in 0..ALL {
         // In an order of their own.
-        store.put(led_sleeper(&format!("r{number}"), (number * 37) % ALL));
+        store.put(intercepted_sleeper(&format!("r{number}"), (number * 37) % ALL));
     }
     store.set(|inner| inner.start_takes = 10 * SECOND);
     let site = Site::with(&store, &[], eight_places());
@@ -46,7 +46,7 @@ async fn many_are_woken_at_a_pace_the_last_used_first() {
 async fn those_whose_last_wake_failed_come_last() {
     let store = Store::with([]);
     for number in 0..20 {
-        let mut resource = led_sleeper(&format!("r{number:02}"), number);
+        let mut resource = intercepted_sleeper(&format!("r{number:02}"), number);
         // Among them those that were used last.
         if number >= 15 {
             resource.record.failed_wake = "ImagePullBackOff".to_owned();
@@ -67,7 +67,7 @@ async fn those_whose_last_wake_failed_come_last() {
 async fn those_that_never_start_hold_up_the_others_of_their_namespace_for_a_minute() {
     let store = Store::with([]);
     for number in 0..8 {
-        let mut resource = led_sleeper(&format!("r{number}"), number);
+        let mut resource = intercepted_sleeper(&format!("r{number}"), number);
         resource.resource_readiness_timeout = (number == 7).then_some(20 * SECOND);
         store.put(resource);
         store.inner().never_up.insert(id(&format!("r{number}")));
@@ -89,15 +89,15 @@ async fn those_that_never_start_hold_up_the_others_of_their_namespace_for_a_minu
 async fn those_that_never_start_do_not_hold_up_another_namespace() {
     let (stuck, other) = (Store::with([]), Store::with([]));
     for number in 0..20 {
-        stuck.put(led_sleeper(&format!("r{number}"), number));
+        stuck.put(intercepted_sleeper(&format!("r{number}"), number));
         stuck.inner().never_up.insert(id(&format!("r{number}")));
-        other.put(led_sleeper(&format!("r{number}"), number));
+        other.put(intercepted_sleeper(&format!("r{number}"), number));
     }
     for store in [&stuck, &other] {
         store.set(|inner| inner.start_takes = SECOND);
     }
     let site = Site::with(&stuck, &[], eight_places());
-    let _other = route(&other, "other", eight_places(), &site.context);
+    let _other = start_interceptor(&other, "other", eight_places(), &site.context);
     other.comes_to(|inner| inner.woken.len() == 20).await;
     assert_eq!(stuck.inner().woken.len(), 4, "its places are taken");
 }

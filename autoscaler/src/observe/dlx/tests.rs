@@ -27,9 +27,9 @@ impl Site {
         Dlx::start(self.state.path(), move |member, _| Reply::Json(StatusCode::OK, body(member)))
     }
 
-    async fn query_activity(&self, patience: Duration) -> Activity {
+    async fn query_activity(&self, activity_timeout: Duration) -> Activity {
         let windows = [Duration::from_secs(600), Duration::from_secs(90)].into();
-        query_activity(&members(self.state.path(), patience), KIND, &self.resources, &windows).await
+        query_activity(&members(self.state.path(), activity_timeout), KIND, &self.resources, &windows).await
     }
 }
 

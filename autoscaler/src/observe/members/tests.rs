@@ -15,20 +15,20 @@ async fn the_metric_names_unreachable_dlxs_only() {
     let series = || {
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
-        let silent = text.lines().filter(|line| line.starts_with("dlx_unreachable{"));
-        silent.map(str::to_owned).collect::<Vec<_>>()
+        let unreachable = text.lines().filter(|line| line.starts_with("dlx_unreachable{"));
+        unreachable.map(str::to_owned).collect::<Vec<_>>()
     };
-    let silent = Unreachable { reason: "no answer within 5s".into() };
+    let unreachable = Unreachable { reason: "no answer within 5s".into() };
 
-    members.record_answer("a", Some(&silent));
-    members.record_answer("a", Some(&silent));
+    members.record_answer("a", Some(&unreachable));
+    members.record_answer("a", Some(&unreachable));
     members.record_answer("b", None);
     assert_eq!(series(), ["dlx_unreachable{dlx=\"a\"} 1"]);
     members.record_answer("a", None);
     assert!(series().is_empty());
 
     // Gone: not a member any more.
-    members.record_answer("a", Some(&silent));
+    members.record_answer("a", Some(&unreachable));
     assert!(members.read().await.unwrap().is_empty());
     assert!(series().is_empty());
 }
