@@ -5,8 +5,8 @@
 //! | stage | what it does |
 //! |---|---|
 //! | `listen` | accepts connections, serves each on one of the threads to its end |
-//! | `identify` | for whom a request is: by its port, the headers of a trusted peer, or its host |
-//! | `admit` | whether it may go now, or is held until its resource is up or its time is over |
+//! | `identify` | finds the resource: by the port, the headers of a trusted peer, or the host |
+//! | `admit` | forwards it at once, or holds it until its resource is up or it times out |
 //! | `forward` | HTTP or TCP to an endpoint and back |
 //!
 //! Below them, `state` is what this DLX knows of each resource, and returns the effects of each change; `driver` carries

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_ended_before_the_signal_counts_too() {
+    async fn an_interception_that_ended_before_the_signal_counts() {
         let drained = drains(GRACE, async |begin, stopping| {
             drop(stopping.interceptions.add());
             at(begin, 20).await;
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_comes_back_within_the_grace_begins_it_anew() {
+    async fn an_interception_within_the_delay_restarts_it() {
         let drained = drains(GRACE, async |begin, stopping| {
             drop(stopping.interceptions.add());
             stopping.signalled.cancel();

@@ -296,7 +296,7 @@ mod tests {
         );
     }
 
-    /// What crossed with the close has just been answered.
+    /// A request that crossed with the close has just been answered.
     #[tokio::test(start_paused = true)]
     async fn the_time_to_end_begins_when_nothing_is_left_to_do() {
         let progress = ConnectionProgress::new(Timeouts::default(), ConnectionSlots::new(1, usize::MAX));

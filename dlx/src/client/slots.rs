@@ -389,7 +389,7 @@ mod tests {
 
     /// HTTP/2 connections end a moment after they are closed. Others that are idle meanwhile stay.
     #[tokio::test(start_paused = true)]
-    async fn for_one_client_that_waits_only_a_part_is_closed() {
+    async fn one_waiting_client_closes_only_a_share_of_the_idle() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let socket = Socket::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
         let slots = ConnectionSlots::new(2 * CLOSED_SHARE, usize::MAX);

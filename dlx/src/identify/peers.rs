@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_refused() {
+    fn invalid_networks_are_refused() {
         for wrong in ["", "10.0.0.0/33", "a", "10.0.0.0/", "::/129", "10.0.0/8"] {
             assert!(wrong.parse::<Network>().is_err(), "{wrong}");
         }

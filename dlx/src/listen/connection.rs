@@ -215,7 +215,7 @@ mod tests {
 
     /// Neither a silent client nor one that may be about to speak HTTP/2 keeps its connection for ever.
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_says_nothing_is_closed() {
+    async fn a_silent_connection_is_closed() {
         let server = Stages::new(DlxConfig::default()).server;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         for bytes in [&b""[..], b"PRI * HTT"] {

@@ -1,15 +1,15 @@
-//! Where requests begin and end in the bytes of an HTTP/1 connection.
+//! Finds where requests begin and end in the bytes of an HTTP/1 connection.
 
 use crate::{
     answer::ErrorResponse,
     identify::head::{Head, HeadFields, Length},
 };
 
-/// Follows the bytes of one connection.
+/// The position in the bytes of one connection.
 #[derive(Debug)]
 pub(crate) struct Framing {
     at: At,
-    /// The request that is read asks to switch protocols.
+    /// The current request asks to switch protocols.
     switches: bool,
 }
 
@@ -18,28 +18,28 @@ pub(crate) struct Framing {
 enum At {
     /// A head.
     Head,
-    /// A body, of which so much is left.
+    /// A body, with this many bytes left.
     Body(u64),
     /// A body in chunks.
     Chunks(Chunks),
-    /// Behind a request that asks to switch protocols: HTTP or not, as it will be answered.
+    /// After a request that asks to switch protocols: HTTP or another protocol, as the answer will say.
     Undecided,
-    /// No HTTP any more.
+    /// Another protocol.
     AsItIs,
 }
 
-/// Why bytes are not followed any further.
+/// Why the bytes are not read any further.
 #[derive(Debug)]
 pub(crate) enum Stop {
-    /// They are at their end.
+    /// All were read.
     End,
-    /// What is left begins a head, and does not end it.
+    /// The rest is an incomplete head.
     HalfHead,
-    /// What is left is HTTP or not, as the request before it will be answered.
+    /// The rest is HTTP or another protocol, as the answer to the request before it will say.
     Undecided,
-    /// What is left is no head that is taken.
+    /// The rest is no valid head.
     Refused(ErrorResponse),
-    /// The last byte cannot stand in a chunk.
+    /// The last byte is invalid in a chunk.
     Broken,
 }
 
@@ -51,7 +51,7 @@ impl Framing {
         Self { at: At::Head, switches: false }
     }
 
-    /// Follows these bytes: how many of them are requests as they should be, and why not more.
+    /// Reads these bytes: how many of them belong to valid requests, and why not more.
     pub(crate) fn follow(&mut self, bytes: &[u8]) -> (usize, Stop) {
         let mut passed = 0;
         loop {
@@ -95,7 +95,7 @@ impl Framing {
         }
     }
 
-    /// Whether it is not known what comes next.
+    /// Whether the protocol of the next byte is still open.
     pub(crate) fn is_undecided(&self) -> bool {
         matches!(self.at, At::Undecided)
     }
@@ -111,7 +111,7 @@ impl Framing {
         matches!(self.at, At::Head)
     }
 
-    /// The request that asked to switch protocols was answered.
+    /// Notes whether the request for a protocol switch succeeded.
     pub(crate) fn decide(&mut self, switched: bool) {
         self.at = if switched { At::AsItIs } else { At::Head };
     }
@@ -121,11 +121,11 @@ impl Framing {
     }
 }
 
-/// Follows a body in chunks (RFC 9112 7.1), as strictly as hyper does.
+/// The position in a chunked body (RFC 9112 7.1), as strict as hyper.
 #[derive(Debug)]
 struct Chunks {
     next: Next,
-    /// What is left of the chunk.
+    /// How much is left of the chunk.
     left: u64,
 }
 
@@ -140,7 +140,7 @@ enum Next {
     Data,
     DataCr,
     DataLf,
-    /// The first byte of a line behind the last chunk.
+    /// The first byte of a line after the last chunk.
     Line,
     Trailer,
     TrailerLf,
@@ -148,11 +148,11 @@ enum Next {
 }
 
 enum Followed {
-    /// All bytes are of the body.
+    /// All bytes belong to the body.
     All,
-    /// So many are; then it ends.
+    /// This many do; then the body ends.
     End(usize),
-    /// The last of so many must not be where it is.
+    /// The last of this many is invalid.
     Broken(usize),
 }
 
@@ -187,7 +187,7 @@ impl Chunks {
         Followed::All
     }
 
-    /// What comes after this byte; `None`: it cannot stand here.
+    /// The state after this byte; `None`: it is invalid here.
     fn after(&mut self, byte: u8) -> Option<Next> {
         Some(match (self.next, byte) {
             (Next::FirstDigit | Next::Digit, digit) if digit.is_ascii_hexdigit() => {

@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_host_is_none() {
+    fn invalid_hosts_are_refused() {
         let long = "a".repeat(300);
         for wrong in
             ["", ".", ":80", "a:b", "a:80:80", "[::1", "[::1]x", "a b", "user@a", "a/b", "a:123456", &long]

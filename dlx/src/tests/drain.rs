@@ -147,7 +147,7 @@ async fn no_request_is_lost_or_served_asleep_in_cycles_under_load() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn without_the_count_of_what_is_in_flight_it_is_noticed() {
+async fn without_the_count_in_flight_requests_are_served_asleep() {
     let rules = Rules { confirm_counts_in_flight: false, ..Rules::default() };
     let seen = cycles(rules, 6, 60).await;
     assert!(seen.served_asleep > 0, "{seen:?}");
@@ -171,7 +171,7 @@ async fn a_drain_that_is_not_seen_is_not_confirmed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_in_flight_is_said() {
+async fn a_refused_confirmation_counts_the_requests_in_flight() {
     let (address, _) = upstream::echo(async || std::future::pending().await).await;
     let site = Site::start(Plugin::at(address).awake("a", address), SiteOptions::default()).await;
     let handle = site.resource("a");

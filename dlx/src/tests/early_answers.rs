@@ -140,7 +140,7 @@ async fn an_upload_that_goes_on_after_its_answer_is_in_flight_and_its_connection
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn so_is_one_of_http2() {
+async fn an_http2_upload_that_goes_on_after_its_answer_is_in_flight() {
     let (site, ended) = site(Timeouts { idle: SHORT, ..Timeouts::default() }).await;
     let handle = site.resource("a");
     let (mut client, connection) = h2::client::handshake(site.connect().await).await.unwrap();
@@ -163,7 +163,7 @@ async fn so_is_one_of_http2() {
 
 /// The resource reads nothing more, and its connection stays.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_that_nobody_reads_after_its_answer_keeps_nothing_awake_and_no_place() {
+async fn an_unread_upload_after_its_answer_keeps_nothing_awake_and_no_slot() {
     let address = upstream::raw(|mut stream, _| async move {
         if upstream::read_head(&mut stream).await.is_some() {
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
@@ -192,7 +192,7 @@ async fn an_upload_that_nobody_reads_after_its_answer_keeps_nothing_awake_and_no
 
 /// The resource takes no more than the window: the DLX waits for room, and the client leaves in the middle of the answer.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_that_nobody_reads_ends_with_its_client() {
+async fn an_unread_upload_ends_with_its_client() {
     const WINDOW: usize = 65_535;
     let taken = Arc::new(AtomicUsize::new(0));
     let takes = taken.clone();

@@ -125,7 +125,7 @@ fn awake_with(endpoints: Vec<Endpoint>) -> Arc<Plugin> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_go_to_all_endpoints_and_no_new_one_to_one_that_is_listed_no_more() {
+async fn requests_go_to_all_endpoints_and_not_to_one_that_is_unlisted() {
     let pods = pods(3).await;
     let endpoints: Vec<_> = pods.iter().map(Pod::endpoint).collect();
     let site = Site::start(awake_with(endpoints.clone()), SiteOptions::default()).await;
@@ -148,7 +148,7 @@ async fn requests_go_to_all_endpoints_and_no_new_one_to_one_that_is_listed_no_mo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_in_flight_at_an_endpoint_that_goes_is_finished_and_its_connection_not_kept() {
+async fn requests_at_an_unlisted_endpoint_are_finished_and_its_connection_not_kept() {
     static MAY: Semaphore = Semaphore::const_new(0);
     let slow = Pod::start(async || MAY.acquire().await.unwrap().forget()).await;
     let other = Pod::start(async || ()).await;
@@ -226,7 +226,7 @@ async fn streams(may: &'static Semaphore) -> (SocketAddr, Arc<AtomicUsize>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_grpc_stream_at_an_endpoint_that_goes_is_finished() {
+async fn a_grpc_stream_at_an_unlisted_endpoint_is_finished() {
     static MAY: Semaphore = Semaphore::const_new(0);
     let (address, open) = streams(&MAY).await;
     let (next, _) = streams(&MAY).await;

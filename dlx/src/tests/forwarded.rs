@@ -134,7 +134,7 @@ async fn a_client_without_headers_is_identified_by_its_address() {
 
 /// The key of the namespace file applies on every port to trusted peers, and only to them.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_namespace_file_says_what_becomes_of_what_a_trusted_proxy_says() {
+async fn the_namespace_file_decides_about_headers_of_trusted_proxies() {
     use ForwardedHeaders::{Append, Preserve, Replace};
     let address = trusting(|chain| chain.join(", ")).await;
     let came = "X-Forwarded-For: 192.0.2.1\r\n";

@@ -36,7 +36,7 @@ async fn behind(address: SocketAddr, awake: bool, guessed: bool) -> (Site, u16) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_http_is_passed_on_byte_by_byte_and_http_as_ever() {
+async fn other_protocols_are_forwarded_as_tcp_and_http_as_http() {
     let echo = upstream::tcp_echo().await;
     for awake in [true, false] {
         let (site, port) = behind(echo, awake, true).await;
@@ -67,7 +67,7 @@ async fn what_cannot_be_http_is_passed_on_byte_by_byte_and_http_as_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_http_is_said_explicitly_nothing_else_is_passed_on_and_nothing_woken() {
+async fn a_declared_http_port_forwards_and_wakes_for_http_only() {
     let (site, port) = behind(upstream::tcp_echo().await, false, false).await;
     for bytes in [&b"PING\r\n\r\n"[..], b"\0\0\0\x08\x04\xd2\x16\x2f", b"\x16\x03\x01\x02\0"] {
         let answer = raw_at(local(port), bytes).await;
@@ -78,7 +78,7 @@ async fn where_http_is_said_explicitly_nothing_else_is_passed_on_and_nothing_wok
 
 /// A client that waits for the server to speak first cannot be told from one that is slow.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_says_nothing_wakes_nobody() {
+async fn a_silent_client_wakes_nothing() {
     let (site, port) = behind(upstream::tcp_echo().await, false, true).await;
     let mut silent = connect(port).await;
     silent.shutdown().await.unwrap();

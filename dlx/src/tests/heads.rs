@@ -48,7 +48,7 @@ async fn a_body_that_looks_like_a_head_is_a_body() {
 
 /// A client may send the next protocol's bytes before it knows whether the switch succeeds.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_stands_behind_a_request_to_switch_protocols_is_read_as_it_was_answered() {
+async fn bytes_after_a_protocol_switch_are_read_by_its_answer() {
     let switching = upstream::raw(|mut stream, _| async move {
         if upstream::read_head(&mut stream).await.is_some() {
             stream.write_all(b"HTTP/1.1 101 x\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n").await.unwrap();
@@ -143,7 +143,7 @@ fn written(request: &str, host: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_refused_is_refused_alike_with_a_reason_and_wakes_nobody() {
+async fn bad_heads_are_refused_alike_with_a_reason_and_wake_nothing() {
     let (site, echo) = two().await;
     for (expected, request) in REFUSED {
         let mut answers = Vec::new();
@@ -191,7 +191,7 @@ const TAKEN: &[&str] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_taken_is_taken_alike_and_its_length_is_said_once() {
+async fn unusual_heads_are_accepted_alike_and_forwarded_with_one_length() {
     let (site, echo) = two().await;
     let first = site.plugin.get("a");
     for (number, request) in TAKEN.iter().enumerate() {
@@ -230,7 +230,7 @@ impl hyper::body::Body for Nothing {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lengths_of_http2_are_judged_as_those_of_http1() {
+async fn lengths_are_checked_alike_in_http2_and_http1() {
     let (site, _) = two().await;
     let stream = hyper_util::rt::TokioIo::new(site.connect().await);
     let executor = hyper_util::rt::TokioExecutor::new();
@@ -328,7 +328,7 @@ fn heads() -> impl Strategy<Value = String> {
 /// Whatever its head: a request for a sleeping resource is answered like one for an awake resource, and wakes it only if
 /// it is forwarded.
 #[tokio::test(flavor = "multi_thread")]
-async fn asleep_and_awake_are_judged_alike() {
+async fn heads_are_checked_alike_asleep_and_awake() {
     let (site, _) = two().await;
     let first = site.plugin.get("a");
     let judge = async |head: String| {

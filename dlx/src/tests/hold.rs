@@ -62,7 +62,7 @@ fn slow(address: std::net::SocketAddr, may: &'static Semaphore) -> std::sync::Ar
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_leaves_frees_its_place_with_and_without_an_unread_body() {
+async fn a_client_that_leaves_frees_its_reservation_with_and_without_an_unread_body() {
     static MAY: Semaphore = Semaphore::const_new(0);
     let (address, echo) = upstream::echo(async || ()).await;
     let site = Site::start(slow(address, &MAY).asleep("a"), SiteOptions::default()).await;
@@ -188,7 +188,7 @@ async fn a_full_hold_in_bytes_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn held_requests_are_let_go_at_the_pace_of_the_endpoint() {
+async fn held_requests_are_dispatched_at_the_pace_of_the_endpoint() {
     static MAY: Semaphore = Semaphore::const_new(0);
     let (address, echo) = upstream::echo(async || tokio::task::yield_now().await).await;
     let settings =

@@ -31,7 +31,7 @@ async fn answering(answer: &'static [u8]) -> Site {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_switch_of_protocols_that_nobody_asked_for_is_a_502() {
+async fn an_unrequested_protocol_switch_is_a_502() {
     let site =
         answering(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nhi").await;
     for _ in 0..2 {
@@ -57,7 +57,7 @@ async fn a_length_beside_a_resources_chunks_does_not_cut_its_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_coded_in_transfer_is_not_passed_on_as_if_it_were_plain() {
+async fn other_transfer_codings_are_not_forwarded_as_plain_bodies() {
     let site = answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\nConnection: close\r\n\r\n...").await;
     let answer = site.get("a.test", "/").await;
     assert_eq!(status(&answer), 502, "{answer}");
@@ -69,7 +69,7 @@ async fn what_is_coded_in_transfer_is_not_passed_on_as_if_it_were_plain() {
 
 /// Two answers to one request: the second is discarded.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_too_many_reaches_nobody() {
+async fn a_second_answer_is_discarded() {
     let address = upstream::raw(|mut stream, number| async move {
         let mut answer =
             "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n2";
@@ -108,7 +108,7 @@ async fn an_answer_does_not_wait_for_the_rest_of_the_next_request() {
 
 /// A request that leaves flight in every way a client can think of: nothing is left behind.
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_the_client_does_nothing_stays_in_flight() {
+async fn no_client_leaves_a_request_in_flight() {
     let address = upstream::raw(|mut stream, _| async move {
         // Says that much comes and never ends it; reads nothing more.
         if upstream::read_head(&mut stream).await.is_some() {
@@ -217,7 +217,7 @@ fn timer(local: SocketAddr, remote: SocketAddr) -> Option<String> {
 
 /// A peer without power closes nothing. The kernel probes both ends.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_peer_that_vanished_is_found_out() {
+async fn a_vanished_peer_is_detected() {
     let (sender, mut upstreams) = tokio::sync::mpsc::unbounded_channel();
     let address = upstream::raw(move |mut stream: TcpStream, _| {
         let sender = sender.clone();

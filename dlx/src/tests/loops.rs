@@ -114,7 +114,7 @@ async fn a_service_that_points_to_the_dlx_is_a_loop() {
 
 /// Each points to the other.
 #[tokio::test(flavor = "multi_thread")]
-async fn two_dlxs_that_lead_to_each_other_are_a_loop() {
+async fn two_dlxs_that_point_to_each_other_are_a_loop() {
     let first = Site::start(Plugin::at("127.0.0.1:1"), SiteOptions::default()).await;
     let other = Site::start(Plugin::at("127.0.0.1:1"), SiteOptions::default()).await;
     for (site, to) in [(&first, other.address), (&other, first.address)] {

@@ -47,7 +47,7 @@ fn why(site: &Site) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn grpc_is_asked_at_its_own_port_until_it_serves() {
+async fn grpc_is_probed_at_its_own_port_until_it_serves() {
     let (address, echo) = upstream::echo(async || ()).await;
     let (health_address, health) = health().await;
     health.status.store(2, Ordering::SeqCst);
@@ -70,7 +70,7 @@ async fn grpc_is_asked_at_its_own_port_until_it_serves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_grpc_says_otherwise_is_told() {
+async fn other_answers_of_grpc_are_reported() {
     let (health_address, _) = health().await;
     let probe = |service: &str| Endpoint {
         probe: Probe::Grpc { service: service.to_owned() },

@@ -66,7 +66,7 @@ async fn a_body_that_looks_like_a_head_is_a_body() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_resource_gets_what_was_meant_for_it() {
+async fn the_resource_gets_the_request_with_the_proxys_headers() {
     let (site, _) = awake().await;
     let answer = site
         .raw(b"GET /p?q=1 HTTP/1.1\r\nHost: A.Test.:80\r\nConnection: close, X-Private\r\nX-Private: 1\r\nTE: trailers\r\nKeep-Alive: 5\r\nX-Forwarded-For: 10.1.1.1\r\nX-Resource-Name: demo/b\r\nX-Kept: 1\r\n\r\n")
@@ -90,7 +90,7 @@ async fn the_resource_gets_what_was_meant_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_absolute_form_is_stronger_than_the_host() {
+async fn an_absolute_form_takes_precedence_over_the_host() {
     let (site, _) = awake().await;
     let answer =
         site.raw(b"GET http://a.test/x HTTP/1.1\r\nHost: other.test\r\nConnection: close\r\n\r\n").await;
@@ -175,7 +175,7 @@ async fn a_connection_the_resource_closed_between_two_requests_costs_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_never_sent_is_held_until_the_endpoint_is_back() {
+async fn a_request_that_was_never_sent_is_held_until_the_endpoint_is_back() {
     let (address, echo) = upstream::echo(async || ()).await;
     // Listed as ready, but nothing listens there.
     let plugin = Plugin::at(address);
@@ -243,7 +243,7 @@ async fn a_switch_of_protocols_copies_both_ways_and_is_in_flight() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn http2_with_prior_knowledge_is_spoken_and_held() {
+async fn http2_with_prior_knowledge_is_forwarded_and_held() {
     let (address, _) = upstream::echo(async || ()).await;
     let site = Site::start(Plugin::at(address).asleep("a"), SiteOptions::default()).await;
     let io = TokioIo::new(site.connect().await);
@@ -273,7 +273,7 @@ async fn http2_with_prior_knowledge_is_spoken_and_held() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_draining_answers_close_and_new_connections_are_not_taken() {
+async fn while_draining_answers_close_and_new_connections_are_refused() {
     let (site, _) = awake().await;
     let mut stream = site.connect().await;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();

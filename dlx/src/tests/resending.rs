@@ -107,7 +107,7 @@ async fn ask(client: &mut TcpStream, method: &str, path: &str, rest: &str) -> (u
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_changes_nothing_is_sent_again_when_its_reused_connection_closes() {
+async fn safe_requests_are_sent_again_when_their_reused_connection_closes() {
     for method in ["GET", "HEAD", "OPTIONS"] {
         let (address, seen) = closes(b"").await;
         let (site, mut client) = site(address).await;
@@ -118,7 +118,7 @@ async fn what_changes_nothing_is_sent_again_when_its_reused_connection_closes() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_may_change_something_is_never_sent_twice() {
+async fn unsafe_requests_are_never_sent_twice() {
     for (method, rest) in [
         ("POST", "Content-Length: 0\r\n\r\n"),
         ("POST", "Content-Length: 3\r\nIdempotency-Key: 1\r\n\r\nabc"),
@@ -139,7 +139,7 @@ async fn what_may_change_something_is_never_sent_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_answered_in_part_is_not_sent_again() {
+async fn a_partly_answered_request_is_not_sent_again() {
     let (address, seen) = closes(b"H").await;
     let (_site, mut client) = site(address).await;
     assert_eq!(ask(&mut client, "GET", "/part", "\r\n").await.0, 502);

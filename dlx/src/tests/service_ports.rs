@@ -47,7 +47,7 @@ async fn a_connection_stays_with_the_resource_that_had_its_port_when_it_came() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_of_a_request_says_for_whom_it_is() {
+async fn on_a_service_port_nothing_in_a_request_names_its_resource() {
     let ports = free_range(1);
     let (a, b) = (upstream::echo(async || ()).await, upstream::echo(async || ()).await);
     let plugin = Plugin::at(a.0).awake("b", b.0);
@@ -277,7 +277,7 @@ async fn of_two_that_claim_a_port_the_older_has_it() {
 
 /// Listeners take no slots of clients.
 #[tokio::test(flavor = "multi_thread")]
-async fn ports_where_nobody_is_leave_the_places_to_clients() {
+async fn unused_ports_take_no_slots_of_clients() {
     let ports = free_range(8);
     let plugin = Plugin::at("127.0.0.1:1");
     plugin.add("a", awake_on_port(start_name_server(b'a').await, ports.last, Protocol::Tcp));

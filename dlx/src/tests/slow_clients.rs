@@ -94,7 +94,7 @@ async fn an_idle_connection_is_closed_in_the_end() {
 
 /// Silent connections and half heads are closed for clients that send; the longest idle first.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_says_nothing_locks_nobody_out() {
+async fn silent_clients_lock_no_others_out() {
     let (address, _) = upstream::echo(async || ()).await;
     // None of them is closed by a timeout.
     let timeouts = Timeouts { head: Duration::from_secs(3600), ..Timeouts::default() };
@@ -126,7 +126,7 @@ async fn who_says_nothing_locks_nobody_out() {
 
 /// A busy connection is not closed: others wait, and the readiness says so.
 #[tokio::test(flavor = "multi_thread")]
-async fn where_all_are_busy_readiness_says_what_is_wrong() {
+async fn with_all_connections_busy_readiness_says_what_is_wrong() {
     static MAY: Semaphore = Semaphore::const_new(0);
     let (address, echo) = upstream::echo(async || MAY.acquire().await.unwrap().forget()).await;
     let site = site(address, SiteOptions { max_connections: 2, ..SiteOptions::default() }).await;
@@ -149,7 +149,7 @@ async fn where_all_are_busy_readiness_says_what_is_wrong() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_does_not_come_is_given_up_and_a_silent_application_is_not() {
+async fn a_stalled_body_is_answered_408_and_a_silent_application_is_not() {
     static MAY: Semaphore = Semaphore::const_new(0);
     let silent = upstream::raw(|mut stream, _| async move {
         if upstream::read_head(&mut stream).await.is_some() {
@@ -227,7 +227,7 @@ async fn endless() -> (SocketAddr, Arc<AtomicUsize>) {
 
 /// Silent streams stay; a client that does not read what there is does not.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_takes_nothing_is_given_up_and_silent_streams_are_not() {
+async fn a_client_that_reads_nothing_is_closed_and_silent_streams_are_not() {
     static MAY: Semaphore = Semaphore::const_new(0);
     let events = in_two(b"HTTP/1.1 200 OK\r\n\r\ndata: 1\n\n", b"data: 2\n\n", &MAY).await;
     let socket = in_two(
@@ -264,7 +264,7 @@ async fn a_client_that_takes_nothing_is_given_up_and_silent_streams_are_not() {
 
 /// A part of the answer is left in the kernel, and the application sends nothing more: no task waits to write.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_takes_nothing_of_the_little_there_is_is_given_up() {
+async fn a_client_that_does_not_read_a_small_answer_is_closed() {
     static LITTLE: [u8; 64 * 1024] = [b'x'; 64 * 1024];
     let silent = upstream::raw(|mut stream, _| async move {
         if upstream::read_head(&mut stream).await.is_some() {
@@ -314,7 +314,7 @@ async fn http2_echo() -> SocketAddr {
 
 /// One stream's window is 0: that stream ends. The others of its connection, idle on both sides, go on.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_whose_client_takes_nothing_ends_alone() {
+async fn a_stream_whose_client_reads_nothing_ends_alone() {
     let (large, ended) = endless().await;
     let echo = http2_echo().await;
     let site = Site::start(Plugin::at(large).awake("a", large).awake("echo", echo), stalling()).await;

@@ -46,7 +46,7 @@ async fn a_stalled_view_confirms_no_drain_and_goes_on_serving() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_happened_during_a_stall_is_seen_when_the_stream_comes_back() {
+async fn changes_during_a_stall_are_seen_when_the_stream_comes_back() {
     let (address, echo) = upstream::echo(async || ()).await;
     let plugin = Plugin::at(address).awake("a", address).awake("gone", address);
     let site = Site::start(plugin.clone(), SiteOptions::default()).await;

@@ -99,7 +99,7 @@ async fn with_always_the_dlx_answers_awake_and_asleep() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_resource_does_not_look_well() {
+async fn a_dead_resource_does_not_look_healthy() {
     let broken = upstream::raw(|mut stream, _| async move {
         let _ = upstream::read_head(&mut stream).await;
         let _ =
@@ -121,7 +121,7 @@ async fn a_dead_resource_does_not_look_well() {
 
 /// A ServiceMonitor follows the Service to the DLXs.
 #[tokio::test(flavor = "multi_thread")]
-async fn scrapers_wake_nothing_where_nobody_says_anything() {
+async fn scrapers_wake_nothing_without_any_configuration() {
     let (address, echo) = upstream::echo(async || ()).await;
     let site = Site::start(Plugin::at(address).asleep("a"), SiteOptions::default()).await;
     for agent in ["Prometheus/3.5.0", "kube-probe/1.36"] {

@@ -82,7 +82,7 @@ async fn read(stream: &mut TcpStream) -> String {
 
 /// MySQL, SMTP, SSH: the client waits for the server's first word.
 #[tokio::test(flavor = "multi_thread")]
-async fn where_the_server_speaks_first_no_byte_of_the_client_is_waited_for() {
+async fn a_server_that_speaks_first_is_woken_without_a_byte_of_the_client() {
     let address = upstream::raw(|mut stream, _| async move {
         stream.write_all(b"220 ready\r\n").await.unwrap();
         let mut line = [0; 6];
@@ -105,7 +105,7 @@ async fn where_the_server_speaks_first_no_byte_of_the_client_is_waited_for() {
 
 /// Its bytes and its half-close reach the resource when it is up; the answer comes back.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_has_said_all_while_held_gets_its_answer() {
+async fn a_client_that_half_closes_while_held_gets_its_answer() {
     let address = upstream::raw(|mut stream, _| async move {
         let mut received = Vec::new();
         stream.read_to_end(&mut received).await.unwrap();
@@ -145,7 +145,7 @@ async fn an_end_on_an_idle_connection_is_passed_on_and_the_answer_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_leaves_while_held_frees_its_place() {
+async fn a_client_that_leaves_while_held_frees_its_reservation() {
     let asleep = Asleep::start(local(1), patient()).await;
     for bytes in [&b""[..], b"a question"] {
         let mut stream = asleep.held(1).await;
@@ -171,7 +171,7 @@ async fn held_for_too_long_is_reset() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn beyond_the_count_and_beyond_the_bytes_it_is_reset() {
+async fn connections_above_the_limits_are_reset() {
     for settings in [
         Settings { max_held_requests: 2, ..patient() },
         // Two times what a socket takes in.
@@ -210,7 +210,7 @@ async fn a_wake_that_cannot_succeed_resets_held_and_new_connections() {
 
 /// Half an answer is not taken for a whole one.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_resource_that_breaks_off_breaks_off_for_its_client() {
+async fn a_reset_by_the_resource_is_a_reset_for_its_client() {
     let address = upstream::raw(|mut stream, _| async move {
         stream.read_u8().await.unwrap();
         stream.set_zero_linger().unwrap();
@@ -225,7 +225,7 @@ async fn a_resource_that_breaks_off_breaks_off_for_its_client() {
 
 /// And the reverse: a transaction whose client broke off must not look complete.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_breaks_off_breaks_off_for_its_resource() {
+async fn a_reset_by_the_client_is_a_reset_for_its_resource() {
     let (ends, mut ended) = tokio::sync::mpsc::unbounded_channel();
     let address = upstream::raw(move |mut stream, _| {
         let ends = ends.clone();
@@ -248,7 +248,7 @@ async fn a_client_that_breaks_off_breaks_off_for_its_resource() {
 
 /// Dispatched connections that are not connected yet keep their permits; the others wait.
 #[tokio::test(flavor = "multi_thread")]
-async fn held_connections_are_let_go_at_the_pace_at_which_they_can_connect() {
+async fn held_connections_are_dispatched_at_the_pace_at_which_they_connect() {
     // It takes in one connection; the next one's call to connect waits.
     let full = socket_that_takes(0);
     let address = full.local_addr().unwrap();

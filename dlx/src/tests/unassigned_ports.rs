@@ -48,7 +48,7 @@ async fn a_thousand_connections_to_an_unassigned_port_cost_one_list_and_are_rese
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_more_wait_for_an_owner_than_may() {
+async fn connections_that_wait_for_an_owner_are_limited() {
     let ports = free_range(1);
     let site = Site::start(Plugin::at("127.0.0.1:1"), on_service_ports(ports)).await;
     let lists = site.plugin.lists.load(Ordering::SeqCst);
@@ -59,7 +59,7 @@ async fn no_more_wait_for_an_owner_than_may() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_view_that_lags_is_made_up_for_by_one_list() {
+async fn a_late_view_is_brought_up_to_date_by_one_list() {
     let ports = free_range(1);
     let site = Site::start(Plugin::at("127.0.0.1:1"), on_service_ports(ports)).await;
     site.plugin.stalled.send_replace(true);
@@ -76,7 +76,7 @@ async fn a_view_that_lags_is_made_up_for_by_one_list() {
 
 /// After a list that brought nothing there is a pause; connections meanwhile wait for the next list.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_that_is_given_right_after_a_miss_is_found() {
+async fn a_port_that_is_assigned_right_after_a_miss_is_found() {
     let ports = free_range(2);
     let site = Site::start(Plugin::at("127.0.0.1:1"), on_service_ports(ports)).await;
     let lists = site.plugin.lists.load(Ordering::SeqCst);
@@ -89,7 +89,7 @@ async fn a_port_that_is_given_right_after_a_miss_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_http_wakes_nobody_and_is_told_so() {
+async fn garbage_is_answered_400_and_wakes_nothing() {
     let ports = free_range(1);
     let (address, _) = upstream::echo(async || ()).await;
     let plugin = Plugin::at(address);
@@ -123,7 +123,7 @@ async fn what_is_no_http_wakes_nobody_and_is_told_so() {
 
 /// A head that never ends wakes nothing, and a body that comes byte by byte while it is held delays no others.
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_that_dribble_hold_up_nobody() {
+async fn slow_writers_delay_no_others() {
     let ports = free_range(1);
     let (address, _) = upstream::echo(async || ()).await;
     let (up, may) = tokio::sync::watch::channel(false);

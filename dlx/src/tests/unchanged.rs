@@ -280,12 +280,12 @@ async fn compare(exchanges: Vec<Exchange>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn opting_in_changes_nothing_in_a_message() {
+async fn ordinary_messages_pass_unchanged() {
     compare(exchanges()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_changed_is_what_the_documentation_says() {
+async fn changes_are_those_in_the_documentation() {
     compare(required()).await;
     compare(chosen()).await;
     compare(beyond_the_library()).await;
@@ -293,7 +293,7 @@ async fn what_is_changed_is_what_the_documentation_says() {
 
 /// What is refused here, and would not be without the DLX.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_library_cannot_read_is_refused() {
+async fn messages_that_the_library_cannot_read_are_refused() {
     let many: String = (0..1100).map(|n| format!("X-{n}: {n}\r\n")).collect();
     let request = format!("GET / HTTP/1.1\r\nHost: a.test\r\n{many}\r\n");
     let answer = format!("HTTP/1.1 200 OK\r\n{many}Content-Length: 2\r\n\r\nhi");
@@ -333,7 +333,7 @@ impl Body for Unsized {
 
 /// A request in HTTP/2 reaches an application of HTTP/1.1 in its protocol, held or not.
 #[tokio::test(flavor = "multi_thread")]
-async fn http2_is_said_to_an_application_of_http1_in_its_words() {
+async fn http2_is_translated_for_an_http1_application() {
     let (address, script) = scripted().await;
     script.lock().unwrap().answer = OK.to_vec();
     let site = Site::start(Plugin::at(address).asleep("a"), crate::testing::SiteOptions::default()).await;

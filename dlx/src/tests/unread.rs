@@ -97,7 +97,7 @@ async fn ask(site: &Site, deaf: &Arc<AtomicBool>, streams: usize) -> Vec<h2::cli
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_one_client_does_not_read_is_bounded() {
+async fn unread_bytes_of_one_client_are_bounded() {
     let (address, begun) = large().await;
     let site = Site::start(Plugin::at(address).awake("a", address), SiteOptions::default()).await;
     let deaf = Arc::new(AtomicBool::new(false));
@@ -115,7 +115,7 @@ async fn what_one_client_does_not_read_is_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_all_clients_do_not_read_is_bounded_and_others_are_served() {
+async fn unread_bytes_of_all_clients_are_bounded_and_others_are_served() {
     const BOUND: usize = 8 << 20;
     /// Of a client that does not read at least so much is unread, when its answers have come.
     const FILLED: usize = 3 << 19;

@@ -79,7 +79,7 @@ async fn a_wake_names_the_first_request_without_its_query() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trusted_proxy_says_whose_request_it_is() {
+async fn a_trusted_proxy_names_the_client_of_a_wake() {
     let site = site(&["127.0.0.1"], &["cart"]).await;
     let request = "GET / HTTP/1.1\r\nHost: cart.test\r\nX-Forwarded-For: 6.6.6.6, 198.51.100.7\r\n\
                    Connection: close\r\n\r\n";

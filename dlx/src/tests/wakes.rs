@@ -28,7 +28,7 @@ fn plugin(address: std::net::SocketAddr) -> (Arc<Plugin>, watch::Sender<usize>) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bounded_number_is_woken_at_once_and_every_request_is_answered() {
+async fn concurrent_wakes_are_limited_and_every_request_is_answered() {
     let (address, _) = upstream::echo(async || ()).await;
     let (plugin, up) = plugin(address);
     let site =
@@ -59,7 +59,7 @@ async fn a_bounded_number_is_woken_at_once_and_every_request_is_answered() {
 
 /// A request that waits for a wake slot is held no longer than any other, and its answer says why.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_waits_for_its_turn_is_held_within_its_hold_timeout() {
+async fn a_request_that_waits_for_a_wake_slot_is_held_within_its_hold_timeout() {
     let (address, _) = upstream::echo(async || ()).await;
     let (plugin, up) = plugin(address);
     let settings = Settings { hold_timeout: Duration::from_secs(2), ..Settings::default() };

@@ -86,7 +86,7 @@ async fn a_resources_own_timeouts_win() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_waited_for_is_told_whatever_went_wrong_before() {
+async fn the_status_is_answered_besides_the_last_error() {
     static TRIES: AtomicUsize = AtomicUsize::new(0);
     let settings = Settings { hold_timeout: Duration::from_millis(300), ..Settings::default() };
     let plugin = Plugin::waking(|_| match TRIES.fetch_add(1, Ordering::SeqCst) {
@@ -336,7 +336,7 @@ async fn a_wake_whose_endpoint_never_answers_fails_with_what_the_endpoint_says()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failure_that_was_waited_for_is_remembered_for_a_second_only() {
+async fn a_slow_failure_is_remembered_for_a_second_only() {
     let plugin = Plugin::waking(|_| Err(ScaleError::Terminal { reason: "no such image".to_owned() }));
     let site = Site::start(plugin.asleep("a"), SiteOptions::default()).await;
     let handle = site.resource("a");

@@ -1,4 +1,4 @@
-//! Whose connections are closed when clients leave too much unread.
+//! Which connections are closed when clients leave too much unread.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ impl Client {
 
     /// So much comes for it from a namespace.
     async fn leave(&mut self, share: &Arc<NamespaceShare>, bytes: usize) {
-        // Each time it is looked whose they are.
+        // Each time the largest are searched for.
         advance(Duration::from_secs(1)).await;
         let chunk = self.progress.unread().count(&self.answers, Some(share), vec![0; bytes].into());
         self.chunks.push(chunk);
@@ -63,7 +63,7 @@ async fn closed(clients: &mut [Client]) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_namespace_that_has_most_gives_way() {
+async fn connections_of_the_namespace_with_the_most_unread_are_closed() {
     let slots = ConnectionSlots::new(usize::MAX, 8 * MIB);
     let clients = slots.add();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -83,7 +83,7 @@ async fn the_namespace_that_has_most_gives_way() {
     last.leave(&shop, MIB).await;
     many.push(last);
     assert_eq!((closed(&mut many).await, single.is_closed().await), (1, false));
-    // Whoever adds to it: as much as they have now is left to the other one, too.
+    // Whichever adds to it: the other keeps as much as they have now, too.
     single.leave(&other, MIB).await;
     assert_eq!((closed(&mut many).await, single.is_closed().await), (2, false));
     single.leave(&other, MIB).await;

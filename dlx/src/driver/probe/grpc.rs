@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_what_protobuf_says() {
+    fn a_request_is_encoded_as_protobuf() {
         assert_eq!(request("").as_ref(), [0, 0, 0, 0, 0]);
         assert_eq!(request("shop").as_ref(), b"\0\0\0\0\x06\x0a\x04shop");
         let long = request(&"a".repeat(300));
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_read_and_what_it_does_not_know_is_left_out() {
+    fn an_answer_is_decoded_and_unknown_fields_are_skipped() {
         for (message, status) in [
             (&b""[..], Some(0)),
             (b"\x08\x01", Some(1)),
@@ -212,7 +212,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_comes_is_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn any_bytes_are_decoded_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             serving_status(&bytes);
             serving_status(&framed(&bytes));
         }

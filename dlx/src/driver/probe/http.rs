@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_stronger_than_what_is_usual() {
+    fn configured_headers_replace_the_defaults() {
         let usual = request_text("/ready?x=1", &[]).unwrap();
         assert_eq!(
             usual,
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_begins_a_line_of_its_own() {
+    fn line_breaks_are_refused() {
         for (path, name, value) in [
             ("/\r\nX: y", "a", "b"),
             ("/ HTTP/1.0\r\n", "a", "b"),

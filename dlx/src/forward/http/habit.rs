@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_closes_after_each_answer_is_not_kept_and_now_and_then_tried_again() {
+    fn endpoints_that_close_after_each_answer_are_not_kept_and_retried_at_intervals() {
         let mut habit = KeepAliveHabit::default();
         let begin = Instant::now();
         for _ in 0..MAX_CLOSES {
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_closes_later_or_now_and_then_is_kept() {
+    fn endpoints_that_close_later_or_sometimes_are_kept() {
         let mut habit = KeepAliveHabit::default();
         let begin = Instant::now();
         for _ in 0..10 {

@@ -197,7 +197,7 @@ mod tests {
 
     /// No part lies in the read buffer any more, and the text is the same.
     #[test]
-    fn a_head_without_its_buffer_says_the_same() {
+    fn a_head_copied_from_its_buffer_is_equal() {
         let buffer = bytes::Bytes::from_static(b"/a?b=c%20d;demo.localhost;\xff secret;");
         let field = |from, to| HeaderValue::from_maybe_shared(buffer.slice(from..to)).unwrap();
         let mut secret = field(26, 34);
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn crumbs_are_one_cookie() {
+    fn split_cookies_are_joined() {
         let mut own =
             headers(&[("cookie", "a=1"), ("x", "y"), ("cookie", "b=2; c=3"), ("cookie", "d=\"4\"")]);
         join_cookies(&mut own);
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_connection_names_is_taken_out() {
+    fn fields_named_by_connection_are_removed() {
         let mut own = headers(&[
             ("connection", "keep-alive, X-Private"),
             ("connection", "close, te"),
@@ -253,14 +253,14 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beside_chunks_is_taken_out() {
+    fn a_length_beside_chunks_is_removed() {
         let mut own = headers(&[("transfer-encoding", "chunked"), ("content-length", "3")]);
         strip(&mut own);
         assert_eq!(own, headers(&[]));
     }
 
     #[test]
-    fn connection_does_not_name_away_what_others_rely_on() {
+    fn connection_cannot_remove_framing_and_routing_fields() {
         let mut own = headers(&[
             ("connection", "host, content-length, x-forwarded-for, via"),
             ("host", "a"),
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn who_the_client_is_is_passed_on_added_to_or_said_anew() {
+    fn client_headers_are_preserved_appended_or_replaced() {
         let came = [
             ("host", "a.example"),
             ("x-forwarded-for", "10.0.0.1"),

@@ -435,7 +435,7 @@ mod tests {
 
     /// Connections are kept one after another for endpoints that are not listed any more.
     #[tokio::test(start_paused = true)]
-    async fn endpoints_that_are_used_no_more_are_forgotten() {
+    async fn unused_endpoints_are_forgotten() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let pool = Pool::new();
         for _ in 0..3 {

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_sent_comes_again_and_then_the_rest() {
+    async fn a_repeated_body_begins_with_the_sent_chunks() {
         let mut first = body(&[b"ab", b"cd", b"ef"]);
         let mut later = first.later();
         for _ in 0..2 {
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_too_much_to_keep_is_not_sent_again() {
+    async fn a_body_too_large_to_keep_is_not_sent_again() {
         static LARGE: [u8; MAX_KEPT] = [0; MAX_KEPT];
         for (pieces, kept) in [
             (vec![&LARGE[..]], true),

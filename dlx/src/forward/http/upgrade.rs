@@ -133,7 +133,7 @@ mod tests {
 
     /// The resource has ended; the client neither sends nor ends.
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_forgets_its_connection_is_left() {
+    async fn a_client_that_forgets_its_connection_is_disconnected() {
         let ((_client, mut a), (upstream, mut b)) = (duplex(64), duplex(64));
         drop(upstream);
         timeout(HALF_CLOSED_TIMEOUT * 2, copy_both(&mut a, &mut b)).await.expect("an end");
@@ -141,7 +141,7 @@ mod tests {
 
     /// The client half-closes, and takes its time to read.
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_sends_no_more_gets_all_that_comes() {
+    async fn a_half_closed_client_gets_the_whole_answer() {
         let ((mut client, mut a), (mut upstream, mut b)) = (duplex(64), duplex(64));
         let copying = tokio::spawn(async move { copy_both(&mut a, &mut b).await });
         client.write_all(b"ask").await.unwrap();

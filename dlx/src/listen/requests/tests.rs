@@ -30,7 +30,7 @@ async fn connected() -> (TcpStream, Requests) {
     (client, Requests::new(socket.clone(), Timed::new(socket, progress)))
 }
 
-/// What can be read of these bytes, all of which were sent.
+/// The bytes that can be read when these were sent.
 async fn read(requests: &mut Requests, mut sent: usize, all: &mut Vec<u8>) {
     let socket = requests.socket.clone();
     while sent > 0 {
@@ -60,7 +60,7 @@ fn unread(socket: &Socket) -> usize {
 }
 
 #[tokio::test]
-async fn a_head_in_two_pieces_is_judged_as_a_whole() {
+async fn a_head_in_two_parts_is_checked_as_a_whole() {
     let before: &[u8] = b"POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nabcd";
     for cut in 1..BOTH.len() {
         let (mut client, mut requests) = connected().await;
@@ -79,7 +79,7 @@ async fn a_head_in_two_pieces_is_judged_as_a_whole() {
 }
 
 #[tokio::test]
-async fn what_stands_behind_a_switch_of_protocols_waits_until_it_is_decided() {
+async fn bytes_after_a_protocol_switch_wait_for_its_answer() {
     let switch: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
     for (switched, behind, expected) in [
         (true, &b"\0\x01\x02"[..], &b"\0\x01\x02"[..]),
@@ -99,7 +99,7 @@ async fn what_stands_behind_a_switch_of_protocols_waits_until_it_is_decided() {
     }
 }
 
-/// What hyper takes for requests: target, version, and what was wrong with the body.
+/// The requests that hyper reads: target, version, and the error of the body.
 async fn hyper_reads(bytes: Vec<u8>) -> (Vec<(String, Version, Option<String>)>, String) {
     let (mut client, server) = tokio::io::duplex(1 << 20);
     let seen = Arc::new(Mutex::new(Vec::new()));
@@ -159,9 +159,9 @@ fn message() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..Default::default() })]
 
-    /// What is passed on is all taken by hyper, and divided into the same requests; also with a byte of it changed.
+    /// hyper takes everything that is passed on, and finds the same requests in it; also with one byte changed.
     #[test]
-    fn requests_begin_and_end_where_hyper_says(
+    fn requests_begin_and_end_where_hyper_reads_them(
         messages in prop::collection::vec(message(), 1..4),
         changed in prop::option::of((any::<prop::sample::Index>(), select(b"\r\n 0aX:;\0\xff/".to_vec()))),
         cut in any::<prop::sample::Index>(),

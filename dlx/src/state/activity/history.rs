@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_before_the_window_is_not_counted_for_ever() {
+    fn requests_before_the_window_are_not_counted() {
         let (history, total) = (History::default(), AtomicU64::new(0));
         fill(&history, &total, 10_000_000, 10_001_000, 10);
         assert_eq!(history.count(Duration::from_secs(60), 10_100_000, Some(10_000_990), 100), 0);

@@ -238,7 +238,7 @@ mod tests {
     use super::max_dispatched;
 
     #[test]
-    fn a_queue_that_does_not_empty_is_let_go_faster_and_faster() {
+    fn a_queue_that_does_not_empty_is_dispatched_faster_and_faster() {
         let after = |millis| max_dispatched(100, Duration::from_millis(millis));
         assert_eq!([after(0), after(999), after(1000), after(2000), after(6500)], [100, 100, 200, 400, 6400]);
         assert_eq!(max_dispatched(usize::MAX, Duration::MAX), usize::MAX);

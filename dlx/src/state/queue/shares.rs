@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn alone_it_has_everything_and_nobody_more_than_there_is() {
+    fn a_single_namespace_has_everything_and_none_exceeds_the_total() {
         assert_eq!(fits(10, 9, 9, 1, false), Ok(()));
         assert_eq!(fits(10, 10, 10, 1, false), Err(Full::All));
         assert_eq!(fits(10, 10, 0, 1, true), Err(Full::All));
