@@ -41,7 +41,7 @@ impl Coordinator {
     ///
     /// # Errors
     ///
-    /// They cannot be told, or not all of them. Then nobody knows who might hold a request.
+    /// Not all of them could be read: any other might hold a request.
     pub async fn members(&self) -> anyhow::Result<Vec<Member>> {
         match self {
             Self::Files(state_dir) => {
@@ -61,7 +61,7 @@ impl Coordinator {
     }
 
     /// Registers this process as a DLX whose admin server listens on `admin`, and that takes requests at `listen`. To be called
-    /// before the first list of any plugin. By Leases it is tried until it succeeds, and `waiting` is told each reason why it did
+    /// before the first list of any plugin. By Leases it is tried until it succeeds, and `waiting` is called with each reason why it did
     /// not yet.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ pub struct Misconfigured(pub String);
 pub fn parse_flags<F: clap::Parser>() -> F {
     plugin_host::answer_probe();
     F::try_parse().unwrap_or_else(|error| {
-        // Where nobody reads, there is nobody to tell.
+        // An error: nothing reads the output.
         drop(error.print());
         process::exit(if error.use_stderr() { i32::from(BAD_FLAGS) } else { 0 })
     })
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bad_configuration_is_told_from_another_error_whatever_is_said_around_it() {
+    fn a_bad_configuration_has_its_own_exit_status_whatever_context_is_added() {
         let misconfigured = || anyhow::Error::new(Misconfigured("no plugin".to_owned()));
         assert_eq!(status_of(&misconfigured()), 78);
         assert_eq!(status_of(&Err::<(), _>(misconfigured()).context("at start").unwrap_err()), 78);

@@ -1,4 +1,4 @@
-//! Telling a resource's owners what happened to it, beside everything else: nobody waits for it.
+//! Publishes events of resources, in the background: no caller waits for it.
 
 use std::{fmt::Display, future::Future, sync::Arc, time::Duration};
 
@@ -10,28 +10,28 @@ use tokio::{
     time::timeout,
 };
 
-/// Reports of one plugin that wait for it. What comes while so many wait is dropped: it is logged all the same.
+/// How many events of one plugin may wait. Further ones are dropped; what happened is logged all the same.
 const WAITING: usize = 256;
-/// How long a plugin may take to show one.
-const SHOWN_WITHIN: Duration = Duration::from_secs(10);
+/// How long a plugin may take to publish one.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Shows reports by one plugin, one after the other, in a task of its own that ends when this is dropped.
+/// Publishes events by one plugin, one after the other, in a task of its own that ends when this is dropped.
 ///
-/// One per running plugin: one that is slow keeps nobody else's reports waiting.
+/// One per running plugin: a slow plugin does not delay the events of others.
 #[derive(Debug)]
 pub struct Reporter {
     waiting: mpsc::Sender<(ResourceId, ResourceEvent)>,
     dropped: Dropped,
 }
 
-/// Counts reports that were dropped, of all plugins.
+/// Counts events that were dropped, of all plugins.
 #[derive(Clone, Debug, Default)]
 pub struct Dropped(Counter);
 
 // === impl Reporter ===
 
 impl Reporter {
-    /// Shows reports by `instance`. To be called on a tokio runtime.
+    /// Publishes events by `instance`. To be called on a tokio runtime.
     pub fn to(instance: Arc<dyn RunningPlugin>, dropped: Dropped) -> Self {
         Self::start(dropped, move |id, report| {
             let instance = instance.clone();
@@ -39,8 +39,8 @@ impl Reporter {
         })
     }
 
-    /// Shows reports by `show`; its error says why it cannot. To be called on a tokio runtime.
-    pub fn start<S, F, E>(dropped: Dropped, show: S) -> Self
+    /// Publishes events by `publish`. To be called on a tokio runtime.
+    pub fn start<S, F, E>(dropped: Dropped, publish: S) -> Self
     where
         S: Fn(ResourceId, ResourceEvent) -> F + Send + 'static,
         F: Future<Output = Result<(), E>> + Send,
@@ -50,26 +50,28 @@ impl Reporter {
         tokio::spawn(async move {
             while let Some((id, report)) = reports.recv().await {
                 let (resource, reason) = (id.to_string(), report.reason.clone());
-                match timeout(SHOWN_WITHIN, show(id, report)).await {
+                match timeout(PUBLISH_TIMEOUT, publish(id, report)).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => {
-                        tracing::debug!(resource, reason, %error, "its plugin cannot show a report");
+                        tracing::debug!(resource, reason, %error, "failed to publish an event of a resource");
                     }
-                    Err(_) => tracing::debug!(resource, reason, "its plugin did not show a report in time"),
+                    Err(_) => {
+                        tracing::debug!(resource, reason, "timed out publishing an event of a resource")
+                    }
                 }
             }
         });
         Self { waiting, dropped }
     }
 
-    /// Has the plugin show this to the resource's owners: `reason` in one word of UpperCamelCase, `message` a sentence.
+    /// Has the plugin publish an event of the resource: `reason` is one word in UpperCamelCase, `message` a sentence.
     /// Returns at once, whatever comes of it.
     pub fn report(&self, id: &ResourceId, severity: Severity, reason: &str, message: impl Into<String>) {
         let report = ResourceEvent { severity, reason: reason.to_owned(), message: message.into() };
         // Closed only while the runtime ends.
         if let Err(TrySendError::Full((id, report))) = self.waiting.try_send((id.clone(), report)) {
             self.dropped.0.inc();
-            tracing::debug!(resource = %id, reason = report.reason, "its plugin is slow to show reports: dropped");
+            tracing::debug!(resource = %id, reason = report.reason, "dropped an event of a resource: its plugin is slow to publish");
         }
     }
 }
@@ -99,7 +101,7 @@ mod tests {
     use super::{Dropped, Reporter, WAITING};
 
     #[tokio::test]
-    async fn a_plugin_that_is_slow_to_show_holds_up_nobody() {
+    async fn a_plugin_that_is_slow_to_publish_holds_up_no_caller() {
         let may = Arc::new(Semaphore::new(0));
         let (shown, mut seen) = mpsc::unbounded_channel();
         let dropped = Dropped::default();

@@ -50,8 +50,8 @@ pub struct WakePlace {
 struct Budget {
     limit: usize,
     namespaces: BTreeMap<Arc<str>, Share>,
-    /// Counts the places given, so that of two namespaces with as many the one that waited longer is next.
-    given: u64,
+    /// Counts the assigned places, so that of two namespaces with as many the one that waited longer is next.
+    assigned: u64,
 }
 
 /// One namespace's part.
@@ -69,22 +69,22 @@ struct Share {
 impl Wakes {
     /// So many at once, one at least.
     pub fn new(limit: usize) -> Self {
-        Self(Arc::new(Mutex::new(Budget { limit: limit.max(1), namespaces: BTreeMap::new(), given: 0 })))
+        Self(Arc::new(Mutex::new(Budget { limit: limit.max(1), namespaces: BTreeMap::new(), assigned: 0 })))
     }
 
     /// Waits for a place. `limit`: how many this namespace may have at once.
     pub async fn place(&self, namespace: &str, limit: usize, waits: Waits) -> WakePlace {
         loop {
-            let (give, given) = oneshot::channel();
+            let (sender, receiver) = oneshot::channel();
             {
                 let mut budget = self.budget();
                 let share = budget.namespaces.entry(namespace.into()).or_default();
                 share.limit = limit.max(1);
-                share.waiting[waits as usize].push_back(give);
+                share.waiting[waits as usize].push_back(sender);
             }
             self.give();
             // An error: never, whoever takes a sender sends.
-            if let Ok(place) = given.await {
+            if let Ok(place) = receiver.await {
                 return place;
             }
         }
@@ -146,8 +146,8 @@ impl Budget {
             };
             let give = share.waiting[waits as usize].pop_front()?;
             share.under_way[waits as usize] += 1;
-            self.given += 1;
-            share.last = self.given;
+            self.assigned += 1;
+            share.last = self.assigned;
             return Some((namespace.clone(), waits, give));
         }
         None
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_goes_before_what_nobody_waits_for() {
+    async fn a_wake_with_a_waiting_request_goes_first() {
         let wakes = Wakes::new(4);
         let mut paced = Vec::new();
         for _ in 0..10 {
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_leaves_keeps_no_place() {
+    async fn a_waiter_that_leaves_keeps_no_place() {
         let wakes = Wakes::new(1);
         let first = asks(&wakes, "a", 1, Waits::Somebody).await;
         let (left, stays) =
@@ -287,10 +287,10 @@ mod tests {
         assert!(left.await.unwrap_err().is_cancelled());
         drop(first.await.unwrap());
         drop(stays.await.unwrap());
-        // One that was given, and never taken.
-        let given = asks(&wakes, "a", 1, Waits::Somebody).await;
-        given.abort();
-        drop(given.await);
+        // A place that was assigned, and never taken.
+        let unused = asks(&wakes, "a", 1, Waits::Somebody).await;
+        unused.abort();
+        drop(unused.await);
         assert_eq!(wakes.under_way(), 0);
         drop(wakes.place("a", 1, Waits::Nobody).await);
     }

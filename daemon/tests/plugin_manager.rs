@@ -171,7 +171,7 @@ async fn an_instance_stays_as_long_as_its_section_does() {
 }
 
 #[tokio::test]
-async fn a_broken_change_is_told_and_what_was_there_stays_at_work() {
+async fn a_broken_change_is_reported_and_the_running_instance_stays() {
     let host = Host::new();
     let good =
         "namespace: demo\ndlx:\n  holdTimeout: 9s\nplugins:\n  misbehaving:\n    hosts: [a.localhost]\n";
@@ -369,7 +369,7 @@ async fn plugins_know_where_the_metrics_of_every_file_come_from() {
 
 /// What is wrong for one namespace, or with one plugin, takes nothing from the others: it is told, and the daemon stays ready.
 #[tokio::test]
-async fn what_is_wrong_for_some_is_told_and_the_others_are_served() {
+async fn a_problem_of_one_file_is_reported_and_the_others_are_served() {
     let host = Host::new();
     fs::write(host.path("plugins/text.so"), "no library").unwrap();
     host.write("broken.yaml", "namespace: broken\ncolour: red\n");
@@ -389,7 +389,7 @@ async fn what_is_wrong_for_some_is_told_and_the_others_are_served() {
         ["broken.yaml:2:1: ", "unknown key \"colour\"", "(it is not served)"],
         ["failing.yaml:2:", "new fails, as configured", "(the last good state is kept)"],
         ["strange.yaml:2:", "no plugin of the kind \"unknown\" is loaded", "expected"],
-        ["plugin misbehaving panicked", "times: 1", "a task of get_config panics, as configured"],
+        ["plugin misbehaving panicked", "started: 1)", "a task of get_config panics, as configured"],
     ] {
         let line = lines.next().unwrap_or_else(|| panic!("no {parts:?} in {page}"));
         assert!(

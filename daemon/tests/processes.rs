@@ -239,7 +239,7 @@ fn members_come_and_go_while_others_read() {
 }
 
 #[test]
-fn what_is_no_members_file_hurts_nobody() {
+fn files_of_no_member_are_ignored() {
     let state = tempfile::tempdir().unwrap();
     let registration = files::register(state.path(), parse_address(":8091").unwrap()).unwrap();
     let folder = state.path().join("members");

@@ -19,7 +19,7 @@ use crate::namespace_file::{MAX_SIZE, NamespaceFile, NamespaceFileError};
 /// What `--config` names, as it was read last. In the order given, and in a folder in the order of the names.
 #[derive(Debug)]
 pub(crate) struct Files {
-    given: Vec<PathBuf>,
+    paths: Vec<PathBuf>,
     entries: Vec<ConfigFile>,
 }
 
@@ -49,8 +49,8 @@ pub(crate) struct Contents {
 
 impl Files {
     /// Nothing is read yet.
-    pub(crate) fn new(given: Vec<PathBuf>) -> Self {
-        Self { given, entries: Vec::new() }
+    pub(crate) fn new(paths: Vec<PathBuf>) -> Self {
+        Self { paths, entries: Vec::new() }
     }
 
     /// One namespace without a file.
@@ -64,12 +64,12 @@ impl Files {
             good: Some(contents),
             error: None,
         };
-        Self { given: Vec::new(), entries: vec![entry] }
+        Self { paths: Vec::new(), entries: vec![entry] }
     }
 
     /// What `--config` names.
     pub(crate) fn config_paths(&self) -> &[PathBuf] {
-        &self.given
+        &self.paths
     }
 
     /// Each file, good or not.
@@ -79,21 +79,21 @@ impl Files {
 
     /// Reads what changed. A file that cannot be used keeps its last good contents; one that left a folder is forgotten.
     pub(crate) fn read(&mut self) {
-        if self.given.is_empty() {
+        if self.paths.is_empty() {
             return;
         }
         let mut before: BTreeMap<PathBuf, ConfigFile> =
             self.entries.drain(..).map(|entry| (entry.path.clone(), entry)).collect();
-        for given in &self.given {
-            let was_a_folder = before.keys().any(|path| path.parent() == Some(given));
-            let paths = match expand(given, was_a_folder) {
+        for path in &self.paths {
+            let was_a_folder = before.keys().any(|known| known.parent() == Some(path));
+            let paths = match expand(path, was_a_folder) {
                 Ok(paths) => paths,
                 Err(error) => {
                     // What it held stays as it was: that a folder is gone is no wish to stop everything.
-                    let below = before.extract_if(.., |path, _| path.parent() == Some(given));
+                    let below = before.extract_if(.., |known, _| known.parent() == Some(path));
                     self.entries.extend(below.map(|(_, entry)| entry));
-                    let error = NamespaceFileError::unreadable(given, error, "a folder of namespace files");
-                    self.entries.push(ConfigFile::unread(given.clone(), error));
+                    let error = NamespaceFileError::unreadable(path, error, "a folder of namespace files");
+                    self.entries.push(ConfigFile::unread(path.clone(), error));
                     continue;
                 }
             };
@@ -208,14 +208,14 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The files that `given` stands for: itself, or those in it.
-fn expand(given: &Path, was_a_folder: bool) -> io::Result<Vec<PathBuf>> {
-    // What never was a folder is read as a file, and its error told there.
-    if !was_a_folder && !given.is_dir() {
-        return Ok(vec![given.to_owned()]);
+/// The files that `path` stands for: itself, or those in it.
+fn expand(path: &Path, was_a_folder: bool) -> io::Result<Vec<PathBuf>> {
+    // What never was a folder is read as a file, and its error reported there.
+    if !was_a_folder && !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
     }
     let mut paths = Vec::new();
-    for entry in fs::read_dir(given)? {
+    for entry in fs::read_dir(path)? {
         let path = entry?.path();
         if path.file_name().is_some_and(|name| is_namespace_file(&name.to_string_lossy())) {
             paths.push(path);

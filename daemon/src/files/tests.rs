@@ -11,8 +11,8 @@ struct Following {
 }
 
 impl Following {
-    fn new(given: Vec<PathBuf>) -> Self {
-        let mut following = Self { files: Files::new(given), watch: Watch::new().unwrap() };
+    fn new(paths: Vec<PathBuf>) -> Self {
+        let mut following = Self { files: Files::new(paths), watch: Watch::new().unwrap() };
         following.read();
         following
     }
@@ -66,7 +66,7 @@ fn good(name: &str, namespace: &'static str) -> (String, Option<&'static str>, b
 }
 
 #[tokio::test]
-async fn a_broken_change_is_told_and_the_last_good_one_kept() {
+async fn a_broken_change_is_reported_and_the_last_good_one_kept() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), "demo.yaml", "namespace: demo\nscaleInterval: 7s\n");
     let mut following = Following::new(vec![folder.path().to_owned()]);
@@ -75,8 +75,8 @@ async fn a_broken_change_is_told_and_the_last_good_one_kept() {
     write(folder.path(), "demo.yaml", "namespace: demo\nscaleInterval: soon\n");
     following.next().await;
     assert_eq!(following.state(), [("demo.yaml".to_owned(), Some("demo"), true)]);
-    let told = following.error("demo.yaml");
-    assert!(told.contains("demo.yaml:2:16: \"soon\" is not a duration: expected"), "{told}");
+    let error = following.error("demo.yaml");
+    assert!(error.contains("demo.yaml:2:16: \"soon\" is not a duration: expected"), "{error}");
     let kept = following.files.entries()[0].good.clone().unwrap();
     assert_eq!(kept.says.settings.scale_interval, Some(std::time::Duration::from_secs(7)));
 
@@ -168,8 +168,8 @@ async fn a_config_maps_swap_is_seen_by_folder_and_by_file() {
         };
         version(1);
         symlink("..data/demo.yaml", folder.path().join("demo.yaml")).unwrap();
-        let given = if by_file { folder.path().join("demo.yaml") } else { folder.path().to_owned() };
-        let mut following = Following::new(vec![given]);
+        let path = if by_file { folder.path().join("demo.yaml") } else { folder.path().to_owned() };
+        let mut following = Following::new(vec![path]);
         assert_eq!(following.state(), [good("demo.yaml", "demo1")]);
         version(2);
         following.next().await;
@@ -197,14 +197,14 @@ fn two_files_for_one_namespace_are_both_named() {
     files.read();
     let [first, second] = files.entries() else { panic!("two files") };
     assert!(first.good.is_some() && first.error.is_none() && second.good.is_none());
-    let told = second.error.as_ref().unwrap().to_string();
-    assert!(told.contains("a.yaml") && told.contains("b.yaml") && told.contains("\"demo\""), "{told}");
+    let error = second.error.as_ref().unwrap().to_string();
+    assert!(error.contains("a.yaml") && error.contains("b.yaml") && error.contains("\"demo\""), "{error}");
 
     // All of them is also this one; who has a namespace keeps it.
     write(folder.path(), "a0.yaml", "namespace: '*'\n");
     files.read();
-    let told = files.entries()[1].error.as_ref().unwrap().to_string();
-    assert!(told.contains("a0.yaml") && told.contains("a.yaml"), "{told}");
+    let error = files.entries()[1].error.as_ref().unwrap().to_string();
+    assert!(error.contains("a0.yaml") && error.contains("a.yaml"), "{error}");
 }
 
 #[test]
@@ -254,19 +254,19 @@ fn a_file_that_is_none_or_too_large_is_refused_unread() {
     fs::write(at("e-good.yaml"), "namespace: good\n").unwrap();
     let mut files = Files::new(vec![folder.path().to_owned()]);
     files.read();
-    let told: Vec<_> = files
+    let error: Vec<_> = files
         .entries()
         .iter()
         .map(|entry| entry.error.as_ref().map(ToString::to_string).unwrap_or_default())
         .collect();
-    for (told, (name, why)) in told.iter().zip([
+    for (error, (name, why)) in error.iter().zip([
         ("a-sparse.yaml:1:1: ", "too large, expected 8 MiB at most"),
         ("b-list.yaml:2:", "too many values, expected 500000 at most in one file"),
         ("c-endless.yaml: ", "not a file, expected a namespace file"),
         ("d-pipe.yaml: ", "not a file, expected a namespace file"),
         ("", ""),
     ]) {
-        assert!(told.contains(name) && told.contains(why), "{name}{why}: {told}");
+        assert!(error.contains(name) && error.contains(why), "{name}{why}: {error}");
     }
     assert_eq!(files.entries()[4].good.as_ref().unwrap().says.namespace, "good");
 }

@@ -22,7 +22,7 @@ pub(crate) struct Watch {
     folders: HashMap<i32, Names>,
     /// A change was seen, and may be finished then.
     settles: Option<Instant>,
-    /// Folders that may not be watched, and that this was said of.
+    /// Folders that may not be watched, and that this was logged for.
     unwatched: BTreeSet<PathBuf>,
 }
 
@@ -53,11 +53,11 @@ impl Watch {
         Ok(Self { inotify, folders: HashMap::new(), settles: None, unwatched: BTreeSet::new() })
     }
 
-    /// Watches whatever can change `given` or one of `files`. Tells whether something is watched that was not before:
+    /// Watches whatever can change `paths` or one of `files`. Tells whether something is watched that was not before:
     /// then what was read before may be old.
     pub(crate) fn cover<'a>(
         &mut self,
-        given: &'a [PathBuf],
+        paths: &'a [PathBuf],
         files: impl Iterator<Item = &'a Path>,
     ) -> io::Result<bool> {
         let mut wanted: BTreeMap<PathBuf, Names> = BTreeMap::new();
@@ -69,14 +69,14 @@ impl Watch {
                 names.these.insert(CONFIG_MAP.into());
             }
         };
-        for path in given.iter().map(PathBuf::as_path).chain(files) {
+        for path in paths.iter().map(PathBuf::as_path).chain(files) {
             name_in_folder(path);
             // Where links lead to: the file there may be written in place.
             if let Ok(there) = path.canonicalize() {
                 name_in_folder(&there);
             }
         }
-        for folder in given.iter().filter(|path| path.is_dir()) {
+        for folder in paths.iter().filter(|path| path.is_dir()) {
             wanted.entry(folder.clone()).or_default().all = true;
         }
         let mut folders: HashMap<i32, Names> = HashMap::new();
@@ -98,7 +98,7 @@ impl Watch {
                 Err(Errno::ACCESS) => {
                     if self.unwatched.insert(folder.clone()) {
                         let folder = folder.display();
-                        tracing::warn!(%folder, "may not be watched: let the daemon's user read it, or a change in it counts after a restart");
+                        tracing::warn!(%folder, "cannot watch the folder: let the daemon's user read it; until then a change in it takes effect after a restart");
                     }
                 }
                 Err(error) => return Err(error.into()),

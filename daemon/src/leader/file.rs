@@ -26,15 +26,16 @@ pub(crate) struct Lock {
 /// The lock file cannot be opened or locked; the message names it.
 pub(crate) async fn acquire(state_dir: &Path) -> io::Result<Lock> {
     let path = state_dir.join("leader");
-    let (tell, told) = oneshot::channel();
+    let (sender, receiver) = oneshot::channel();
     // Not spawn_blocking: the runtime's own end waits for such a thread.
     thread::Builder::new().name("leader".to_owned()).spawn(move || {
         let locked = lock(&path).map_err(|error| named(&path, &error));
         // Nobody waits any more: the file is dropped and with it the lock.
-        drop(tell.send(locked));
+        drop(sender.send(locked));
     })?;
-    let locked =
-        told.await.map_err(|_| io::Error::other("the thread that waits for the leader's lock ended"))??;
+    let locked = receiver
+        .await
+        .map_err(|_| io::Error::other("the thread that waits for the leader's lock ended"))??;
     Ok(Lock { _locked: locked })
 }
 
@@ -79,7 +80,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_gave_up_waiting_never_leads() {
+    async fn a_candidate_that_gave_up_waiting_never_leads() {
         let folder = tempfile::tempdir().unwrap();
         let first = acquire(folder.path()).await.unwrap();
         {

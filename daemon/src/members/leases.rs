@@ -144,7 +144,7 @@ impl Leases {
         Ok(members)
     }
 
-    /// Registers this process, which takes requests at `listen`, trying until it succeeds; `waiting` is told each reason why it did
+    /// Registers this process, which takes requests at `listen`, trying until it succeeds; `waiting` is called with each reason why it did
     /// not yet.
     ///
     /// # Errors

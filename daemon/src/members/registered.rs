@@ -28,9 +28,9 @@ const AGAIN: Duration = Duration::from_secs(10);
 pub struct Registered {
     /// Their names, in this order.
     pub names: Vec<Arc<str>>,
-    /// How often it could not be told who came meanwhile.
+    /// How often registrations may have been missed.
     pub lost: u64,
-    /// It cannot be told who comes now: nobody follows them yet, or that failed.
+    /// Registrations are not followed: not yet, or that failed.
     pub unknown: bool,
 }
 
@@ -42,19 +42,19 @@ impl Registered {
         Self { unknown: true, ..Self::default() }
     }
 
-    /// From now on it is told who comes.
-    pub(super) fn followed(tell: &watch::Sender<Self>) {
-        tell.send_if_modified(|known| std::mem::take(&mut known.unknown));
+    /// From now on registrations are followed.
+    pub(super) fn followed(sender: &watch::Sender<Self>) {
+        sender.send_if_modified(|known| std::mem::take(&mut known.unknown));
     }
 
-    /// It cannot be told who comes until they are [`followed`](Self::followed) again.
-    pub(super) fn lost_sight(tell: &watch::Sender<Self>) {
-        tell.send_modify(|known| (known.lost, known.unknown) = (known.lost + 1, true));
+    /// Registrations may be missed until they are [`followed`](Self::followed) again.
+    pub(super) fn lost_sight(sender: &watch::Sender<Self>) {
+        sender.send_modify(|known| (known.lost, known.unknown) = (known.lost + 1, true));
     }
 
     /// One is registered now.
-    pub(super) fn record(tell: &watch::Sender<Self>, name: &str) {
-        tell.send_if_modified(|known| {
+    pub(super) fn record(sender: &watch::Sender<Self>, name: &str) {
+        sender.send_if_modified(|known| {
             let new = !known.names.iter().any(|known| **known == *name);
             if new {
                 known.names.push(name.into());
@@ -63,30 +63,30 @@ impl Registered {
         });
     }
 
-    /// It cannot be told who came meanwhile.
-    pub(super) fn missed(tell: &watch::Sender<Self>) {
-        tell.send_modify(|known| known.lost += 1);
+    /// Registrations may have been missed.
+    pub(super) fn missed(sender: &watch::Sender<Self>) {
+        sender.send_modify(|known| known.lost += 1);
     }
 }
 
 /// Follows the members' files below the state folder; never returns.
-pub(super) async fn follow_files(state_dir: PathBuf, tell: watch::Sender<Registered>) {
+pub(super) async fn follow_files(state_dir: PathBuf, sender: watch::Sender<Registered>) {
     let folder = files::folder(&state_dir);
-    let mut told = String::new();
+    let mut last = String::new();
     loop {
-        let Err(error) = follow(&folder, &tell).await;
-        Registered::lost_sight(&tell);
+        let Err(error) = follow(&folder, &sender).await;
+        Registered::lost_sight(&sender);
         let why = error.to_string();
-        if told != why {
+        if last != why {
             tracing::warn!(folder = %folder.display(), %error, "cannot watch which DLXs register: nothing is scaled to zero until that works (is fs.inotify.max_user_instances too low?); it is tried again");
         }
-        told = why;
+        last = why;
         #[expect(clippy::disallowed_methods, reason = "nothing tells when the folder can be watched")]
         sleep(AGAIN).await;
     }
 }
 
-async fn follow(folder: &Path, tell: &watch::Sender<Registered>) -> io::Result<Infallible> {
+async fn follow(folder: &Path, sender: &watch::Sender<Registered>) -> io::Result<Infallible> {
     fs::create_dir_all(folder)?;
     let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
     inotify::add_watch(&inotify, folder, WatchFlags::MOVED_TO | WatchFlags::ONLYDIR)?;
@@ -96,17 +96,17 @@ async fn follow(folder: &Path, tell: &watch::Sender<Registered>) -> io::Result<I
     )]
     let inotify = AsyncFd::new(inotify)?;
     for member in files::read_folder(folder)? {
-        Registered::record(tell, &member.name);
+        Registered::record(sender, &member.name);
     }
-    Registered::followed(tell);
+    Registered::followed(sender);
     loop {
         let mut ready = inotify.readable().await?;
-        take_events(&inotify, tell)?;
+        take_events(&inotify, sender)?;
         ready.clear_ready();
     }
 }
 
-fn take_events(inotify: &AsyncFd<OwnedFd>, tell: &watch::Sender<Registered>) -> io::Result<()> {
+fn take_events(inotify: &AsyncFd<OwnedFd>, sender: &watch::Sender<Registered>) -> io::Result<()> {
     let mut buffer = [MaybeUninit::uninit(); 8192];
     let mut reader = Reader::new(inotify.get_ref(), &mut buffer);
     let mut seen = BTreeSet::new();
@@ -118,13 +118,13 @@ fn take_events(inotify: &AsyncFd<OwnedFd>, tell: &watch::Sender<Registered>) -> 
             Err(error) => return Err(error.into()),
         };
         if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
-            Registered::missed(tell);
+            Registered::missed(sender);
         }
         if event.events().contains(ReadFlags::IGNORED) {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the folder was removed"));
         }
         seen.extend(event.file_name().and_then(|name| Some(files::member(name.to_str().ok()?)?.to_owned())));
     }
-    seen.iter().for_each(|name| Registered::record(tell, name));
+    seen.iter().for_each(|name| Registered::record(sender, name));
     Ok(())
 }

@@ -1,8 +1,7 @@
-//! The DLXs that take requests now, as routes name them.
+//! The DLXs that take requests now, as the slices of intercepted Services name them.
 //!
-//! Such a one has a Lease whose pod is Ready, is not being deleted, and is still the one that registered. Two watches tell: one
-//! that fails or stalls says nothing, and nothing is forgotten for that; one that lists anew replaces what was known when its
-//! list is complete.
+//! Such a one has a Lease whose pod is Ready, is not being deleted, and is still the one that registered. They are followed by two watches:
+//! while one fails or stalls, what is known is kept; a new list replaces what was known when it is complete.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -27,12 +26,12 @@ use super::{
 };
 use crate::cluster::{self, OwnNamespace};
 
-/// The DLXs that take requests, by name; `None`: not known, or not yet. By files they never are, and nothing is led.
+/// The DLXs that take requests, by name; `None`: not known, or not yet. By files they never are, and nothing is intercepted.
 pub type ReadyDlxs = Option<Arc<[Dlx]>>;
 
 /// Follows which DLXs take requests, until it is dropped.
 pub struct Serving {
-    tell: watch::Sender<ReadyDlxs>,
+    sender: watch::Sender<ReadyDlxs>,
     registered: watch::Sender<Registered>,
     _task: AbortOnDropHandle<()>,
 }
@@ -59,7 +58,7 @@ struct PodAddresses {
     zone: Option<String>,
 }
 
-/// What one watch tells, by name.
+/// The objects of one watch, by name.
 #[derive(Debug)]
 struct WatchedObjects<T> {
     known: Option<HashMap<String, T>>,
@@ -70,8 +69,8 @@ struct WatchedObjects<T> {
 /// What is known of a node.
 #[derive(Debug)]
 enum Zone {
-    Asked,
-    /// `None`: it has none, or that cannot be told.
+    Pending,
+    /// `None`: it has none, or it could not be read.
     Known(Option<String>),
 }
 
@@ -86,23 +85,23 @@ struct Seen {
 // === impl Serving ===
 
 impl Serving {
-    /// Those of one host: nothing is led. To be called on a tokio runtime.
+    /// Those of one host: nothing is intercepted. To be called on a tokio runtime.
     pub(crate) fn follow_files(state_dir: PathBuf) -> Self {
         let registered = watch::Sender::new(Registered::unknown());
         let task = tokio::spawn(registered::follow_files(state_dir, registered.clone()));
-        Self { tell: watch::Sender::new(None), registered, _task: AbortOnDropHandle::new(task) }
+        Self { sender: watch::Sender::new(None), registered, _task: AbortOnDropHandle::new(task) }
     }
 
     /// Those of the namespace that is `own`. To be called on a tokio runtime.
     pub(crate) fn follow(own: OwnNamespace) -> Self {
-        let (tell, registered) = (watch::Sender::new(None), watch::Sender::new(Registered::unknown()));
-        let task = tokio::spawn(follow(own, tell.clone(), registered.clone()));
-        Self { tell, registered, _task: AbortOnDropHandle::new(task) }
+        let (sender, registered) = (watch::Sender::new(None), watch::Sender::new(Registered::unknown()));
+        let task = tokio::spawn(follow(own, sender.clone(), registered.clone()));
+        Self { sender, registered, _task: AbortOnDropHandle::new(task) }
     }
 
     /// Who they are, now and with every change.
     pub fn known(&self) -> watch::Receiver<ReadyDlxs> {
-        self.tell.subscribe()
+        self.sender.subscribe()
     }
 
     /// Who has registered since this follows them.
@@ -111,7 +110,7 @@ impl Serving {
     }
 }
 
-async fn follow(own: OwnNamespace, tell: watch::Sender<ReadyDlxs>, registered: watch::Sender<Registered>) {
+async fn follow(own: OwnNamespace, sender: watch::Sender<ReadyDlxs>, registered: watch::Sender<Registered>) {
     let members = ListParams::default().labels(&format!("{LABEL}={DLX}"));
     let mut leases = Watch::new(own.leases(), members);
     let mut pods = Watch::new(own.pods(), ListParams::default());
@@ -136,25 +135,25 @@ async fn follow(own: OwnNamespace, tell: watch::Sender<ReadyDlxs>, registered: w
                     seen.pods.apply(event, |pod: Pod| (pod.metadata.name.clone(), PodAddresses::from_pod(pod)));
                 }
             }
-            Some(asked) = nodes.join_next() => {
-                // One that panicked is asked no more.
-                let Ok((node, zone)) = asked else { continue };
+            Some(answer) = nodes.join_next() => {
+                // After a panic the node is not read again.
+                let Ok((node, zone)) = answer else { continue };
                 seen.zones.insert(node, Zone::Known(zone.unwrap_or_else(|error| {
                     no_zone(&error, &mut forbidden);
                     None
                 })));
             }
         }
-        for node in seen.unasked() {
-            seen.zones.insert(node.clone(), Zone::Asked);
-            nodes.spawn(ask(own.clone(), node));
+        for node in seen.without_zone() {
+            seen.zones.insert(node.clone(), Zone::Pending);
+            nodes.spawn(read_zone(own.clone(), node));
         }
         let Some(now) = seen.serving() else { continue };
-        tell.send_if_modified(|known| {
+        sender.send_if_modified(|known| {
             let differs = known.as_deref() != Some(&*now);
             if differs {
                 let names: Vec<_> = now.iter().map(|dlx| dlx.name.as_str()).collect();
-                tracing::info!(dlxs = names.join(", "), "the DLXs that take requests");
+                tracing::info!(dlxs = names.join(", "), "changed the DLXs that take requests");
                 *known = Some(now.into());
             }
             differs
@@ -187,19 +186,19 @@ fn log_failure<K>(
 }
 
 /// Notes who registered. `again`: they had been listed before, so that a new list may lack some that came and went.
-fn note_registered(event: &Event<Lease>, again: bool, tell: &watch::Sender<Registered>) {
+fn note_registered(event: &Event<Lease>, again: bool, sender: &watch::Sender<Registered>) {
     if matches!(event, Event::Init) && again {
-        Registered::lost_sight(tell);
+        Registered::lost_sight(sender);
     }
     for holder in event.objects().iter().filter_map(holder) {
-        Registered::record(tell, holder);
+        Registered::record(sender, holder);
     }
     if matches!(event, Event::Page { complete_at: Some(_), .. }) {
-        Registered::followed(tell);
+        Registered::followed(sender);
     }
 }
 
-async fn ask(own: OwnNamespace, node: String) -> (String, kube::Result<Option<String>>) {
+async fn read_zone(own: OwnNamespace, node: String) -> (String, kube::Result<Option<String>>) {
     let nodes: Api<Node> = Api::all(own.client.clone());
     let found = own.call(nodes.get_opt(&node)).await;
     let zone = |node: Node| node.metadata.labels.unwrap_or_default().remove(ZONE);
@@ -213,7 +212,7 @@ fn no_zone(error: &kube::Error, forbidden: &mut bool) {
     }
     tracing::info!(
         reason = cluster::causes(error),
-        "cannot tell a node's zone: its DLXs are named without (the ClusterRole of the autoscaler's service account needs the verb get on nodes)"
+        "cannot read a node's zone: its DLXs are published without it (the ClusterRole of the autoscaler's service account needs the verb get on nodes)"
     );
 }
 
@@ -236,7 +235,7 @@ impl Seen {
                     (None, None) => None,
                     // One whose zone is being asked for is not named yet: it would be twice.
                     (None, Some(node)) => match self.zones.get(node)? {
-                        Zone::Asked => return None,
+                        Zone::Pending => return None,
                         Zone::Known(zone) => zone.clone(),
                     },
                 };
@@ -247,8 +246,8 @@ impl Seen {
         Some(dlxs)
     }
 
-    /// Nodes of DLXs whose zone nobody has asked for.
-    fn unasked(&self) -> BTreeSet<String> {
+    /// Nodes of DLXs whose zone has not been read.
+    fn without_zone(&self) -> BTreeSet<String> {
         let (Some(leases), Some(pods)) = (&self.leases.known, &self.pods.known) else {
             return BTreeSet::new();
         };
@@ -303,7 +302,7 @@ impl<T> Default for WatchedObjects<T> {
 // === impl Registrant ===
 
 impl Registrant {
-    /// `None`: it is held by nobody, or by a process in no pod, which no route can lead to.
+    /// `None`: it is held by nobody, or by a process in no pod, which no Service can have as an endpoint.
     fn from_lease(lease: &Lease) -> Option<Self> {
         let owner = owning_pod(lease)?;
         Some(Self {
@@ -314,7 +313,7 @@ impl Registrant {
         })
     }
 
-    /// Those of its pod's addresses at which it takes requests: clients that are led to another are refused.
+    /// Those of its pod's addresses at which it takes requests: clients that connect to another are refused.
     fn reached_by(&self, addresses: &[IpAddr]) -> Vec<IpAddr> {
         let reaches = |address: &IpAddr| match self.listens {
             None | Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)) => true,

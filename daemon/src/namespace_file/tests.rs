@@ -157,7 +157,7 @@ defaults:
 
 /// The line that the message proposes is taken, and counts the samples of what the query reads.
 #[test]
-fn a_query_without_a_sample_count_is_told_the_line_to_add() {
+fn a_query_without_a_sample_count_is_refused_with_the_line_to_add() {
     let of_counter = |label: &str, series: &str| {
         format!(
             "min by ({label}, namespace) (count_over_time({series}[$window]) * (resets({series}[$window]) == bool 0))"

@@ -28,17 +28,17 @@ pub struct Checked {
 /// How long a plugin may take for its section.
 const WITHIN: Duration = Duration::from_secs(10);
 
-/// Reads what `given` names, as `--config` does, and has each plugin look at its section: an instance is started on an
+/// Reads what `paths` name, as `--config` does, and has each plugin look at its section: an instance is started on an
 /// empty state folder of its own, and stopped again. Nothing is scaled.
 ///
 /// What a plugin says is an error where it names the file; else it lacks what it needs to look (a cluster, say).
 pub async fn check(
-    given: Vec<PathBuf>,
+    paths: Vec<PathBuf>,
     plugins: &[Plugin],
     kubeconfig: Option<PathBuf>,
     state_dir: &Path,
 ) -> Vec<Checked> {
-    let mut files = Files::new(given);
+    let mut files = Files::new(paths);
     files.read();
     let mut all = Vec::new();
     for entry in files.entries() {

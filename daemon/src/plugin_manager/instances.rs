@@ -171,7 +171,7 @@ impl InstanceManager {
                 Err(error) => Err(error.into()),
             };
             if let Err(error) = refreshed {
-                tracing::error!(%error, "the namespace files are no longer followed: changes count after a restart");
+                tracing::error!(%error, "stopped watching the namespace files: restart the daemon for changes to take effect");
                 self.watch = None;
             }
         }
@@ -256,7 +256,7 @@ impl InstanceManager {
         let gone = self.running.extract_if(.., |key, _| !wanted.contains(key));
         self.over.extend(gone.map(|(_, running)| running.instance));
         let served: Arc<[Served]> = served.into();
-        // What is tried again is told by its error.
+        // One that is tried again is among the errors.
         let starting = self.pending.keys().filter(|key| !self.refused.contains_key(*key));
         let starting = starting.map(|(namespace, kind)| format!("plugin {kind} in namespace {namespace}"));
         view::lock(&self.view).replace(views, &served, starting.collect());
@@ -326,7 +326,7 @@ impl InstanceManager {
         let Started { key, says, contents, result } = match started {
             Ok(started) => started,
             Err(error) => {
-                // A panic of ours: whose instance it was is not told, and it stays among those that are starting.
+                // A panic of ours: which instance it was is not known, and it stays among those that are starting.
                 tracing::error!(%error, "an instance could not be started");
                 return;
             }

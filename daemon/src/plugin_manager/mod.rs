@@ -80,7 +80,7 @@ impl PluginManager {
         Ok(plugin_manager)
     }
 
-    /// The same for who needs all of it: every plugin has started, or is told with why it has not.
+    /// The same for who needs all of it: every plugin has started, or it is returned why not.
     ///
     /// # Errors
     ///

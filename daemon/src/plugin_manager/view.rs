@@ -197,9 +197,9 @@ impl PluginManager {
     pub fn routes(&self, admin: Admin) -> Admin {
         let (loaded, shown) = (Arc::clone(&self.plugins), Arc::clone(&self.view));
         let found: Problems = Arc::new(move || problems(&loaded, &shown));
-        let told = Arc::clone(&found);
+        let current = Arc::clone(&found);
         let listed: Handler = Arc::new(move |_| {
-            let answer = admin::json(StatusCode::OK, &serde_json::json!({ "problems": told() }));
+            let answer = admin::json(StatusCode::OK, &serde_json::json!({ "problems": current() }));
             Box::pin(async move { answer })
         });
         let plugins = Arc::clone(&self.plugins);
@@ -234,7 +234,7 @@ impl PluginManager {
 fn problems(plugins: &Plugins, view: &Mutex<View>) -> Vec<String> {
     let rejected = plugins.rejected.iter().map(|rejected| format!("plugin not loaded: {rejected}"));
     let panicked = plugin_host::panics().into_iter().map(|Panics { kind, count, last }| {
-        format!("plugin {kind} panicked since the start, times: {count}, last: {last}")
+        format!("plugin {kind} panicked (times since the daemon started: {count}), last: {last}")
     });
     rejected.chain(lock(view).problems()).chain(panicked).collect()
 }

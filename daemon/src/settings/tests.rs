@@ -133,7 +133,7 @@ fn what_only_a_file_sets_is_the_files() {
 }
 
 #[test]
-fn nobody_says_anything() {
+fn without_any_settings_the_built_in_defaults_hold() {
     let merged = Settings::merge(
         &SettingsLayer::default(),
         &SettingsLayer::default(),

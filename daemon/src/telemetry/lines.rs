@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_can_cause_is_told_from_what_was_decided() {
+    fn only_lines_that_a_client_can_cause_are_limited() {
         let limited_at = |target: &'static str, level: Level| {
             let fields = tracing::field::FieldSet::new(&[], Identifier(&NONE));
             limited(&Metadata::new(

@@ -70,12 +70,12 @@ struct Log;
 ///
 /// When called a second time.
 pub fn init(form: LogFormat) {
-    let given = std::env::var("RUST_LOG").unwrap_or_default();
-    let (filter, refused) = match EnvFilter::builder().parse(if given.is_empty() { DEFAULT } else { &given })
-    {
-        Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new(DEFAULT), Some(error)),
-    };
+    let variable = std::env::var("RUST_LOG").unwrap_or_default();
+    let (filter, refused) =
+        match EnvFilter::builder().parse(if variable.is_empty() { DEFAULT } else { &variable }) {
+            Ok(filter) => (filter, None),
+            Err(error) => (EnvFilter::new(DEFAULT), Some(error)),
+        };
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Log);
     let limits = Limits::default();
     match form {
@@ -103,7 +103,7 @@ pub fn init(form: LogFormat) {
         flush();
     }));
     if let Some(error) = refused {
-        tracing::warn!(RUST_LOG = given, %error, "RUST_LOG is no filter (as in info,dlx=debug): logging at info");
+        tracing::warn!(RUST_LOG = variable, %error, "RUST_LOG is no filter (as in info,dlx=debug): logging at info");
     }
 }
 

@@ -218,7 +218,7 @@ async fn who_takes_the_lease_away_or_deletes_it_ends_the_lead() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_not_is_told_which_right_is_missing() {
+async fn a_missing_right_is_named() {
     let site = Site::start().await;
     site.allow(
         "nobody",

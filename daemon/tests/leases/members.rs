@@ -216,7 +216,7 @@ async fn a_registration_survives_conflicts_and_refuses_what_is_not_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_asks_at_the_same_time_shares_a_read() {
+async fn concurrent_readers_share_a_read() {
     let site = Site::start().await;
     site.pod("dlx-0", "10.244.0.5").await;
     register(&site, "dlx-0").await;

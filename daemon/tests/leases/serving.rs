@@ -99,7 +99,7 @@ async fn who_registered_is_known_after_it_left() {
 
 /// Whoever comes and goes before the first list, or while the watch cannot be begun, nobody sees.
 #[tokio::test(flavor = "multi_thread")]
-async fn that_nobody_can_tell_who_registers_is_told() {
+async fn unknown_registrations_are_reported() {
     let site = Site::start().await;
     let faults = site.cluster.faults();
     let of = |verb: &str| Filter::any().resource("leases").verb(verb);

@@ -41,7 +41,7 @@ struct Candidate {
     /// What it knows the Lease as.
     knows: u64,
     stopped_until: At,
-    led: bool,
+    was_leader: bool,
     calls: u32,
 }
 
@@ -107,7 +107,7 @@ impl World {
                 watching: false,
                 knows: 0,
                 stopped_until: 0,
-                led: false,
+                was_leader: false,
                 calls: 0,
             });
             let begins = world.up_to(30_000);
@@ -175,7 +175,7 @@ impl World {
     fn serve(&mut self, who: usize, number: u64, call: Call) {
         let answer = match call {
             Call::Read => {
-                let told = self.lease.as_ref().map(|spec| {
+                let spec = self.lease.as_ref().map(|spec| {
                     let stamp = stamp_of(spec);
                     (
                         spec.holder_identity.clone().unwrap_or_default(),
@@ -184,7 +184,7 @@ impl World {
                         stamp,
                     )
                 });
-                Answer::Is(told, self.version)
+                Answer::Is(spec, self.version)
             }
             Call::Write { expected, .. } if expected != self.version => Answer::Conflict,
             Call::Write { holder, lasts, transitions, began, .. } => {
@@ -195,8 +195,8 @@ impl World {
                     // Watches stall now and then.
                     if self.candidates[other].watching && !self.lost() {
                         let delay = self.delay();
-                        let told = (holder.clone(), lasts, transitions, stamp);
-                        self.at(self.now + delay, other, Event::Changed(told, self.version));
+                        let spec = (holder.clone(), lasts, transitions, stamp);
+                        self.at(self.now + delay, other, Event::Changed(spec, self.version));
                     }
                 }
                 Answer::Written { holder, lasts, transitions, began, stamp, version: self.version }
@@ -221,11 +221,11 @@ impl World {
             Event::Answered(number, _) if number != one.doing => return,
             Event::Answered(_, Answer::None) => one.election.failed(now),
             Event::Answered(_, Answer::Conflict) => one.election.conflict(now),
-            Event::Answered(_, Answer::Is(told, version)) => {
+            Event::Answered(_, Answer::Is(spec, version)) => {
                 one.knows = version;
-                let told =
-                    told.map(|(holder, lasts, transitions, stamp)| lease(&holder, lasts, transitions, stamp));
-                one.election.observe(now, told);
+                let spec =
+                    spec.map(|(holder, lasts, transitions, stamp)| lease(&holder, lasts, transitions, stamp));
+                one.election.observe(now, spec);
             }
             Event::Answered(_, Answer::Written { holder, lasts, transitions, began, stamp, version }) => {
                 one.knows = version;
@@ -240,11 +240,11 @@ impl World {
             }
             Event::Arrives(..) => unreachable!(),
         }
-        if one.led && one.election.leads_until(now).is_none() {
+        if one.was_leader && one.election.leads_until(now).is_none() {
             // As the client does: it begins anew, with nothing known.
             one.election = Election::new(format!("candidate-{who}"), Timing::default());
         }
-        one.led = one.election.leads_until(now).is_some();
+        one.was_leader = one.election.leads_until(now).is_some();
         self.go_on(who, now);
     }
 
@@ -313,7 +313,7 @@ fn lease(holder: &str, lasts: i32, transitions: i32, renewed: u64) -> LeaseSpec 
 }
 
 #[test]
-fn no_two_lead_at_a_time_whatever_fails_and_one_does_when_nothing_fails_any_more() {
+fn there_are_never_two_leaders_and_one_once_nothing_fails() {
     let (mut terms, mut seeds) = (0, 0);
     for seed in 1..=2_000 {
         let mut world = World::new(seed, 3);
@@ -327,7 +327,7 @@ fn no_two_lead_at_a_time_whatever_fails_and_one_does_when_nothing_fails_any_more
 }
 
 #[test]
-fn standing_by_costs_no_calls() {
+fn a_standby_makes_no_calls() {
     let mut world = World::new(7, 2);
     world.run(END - 30_000);
     let leader = world.leaders()[0];
@@ -357,7 +357,7 @@ fn a_lease_given_up_is_taken_at_once() {
 }
 
 #[test]
-fn who_loses_the_lease_to_another_leads_no_more() {
+fn a_leader_that_loses_the_lease_is_a_standby() {
     let now = Instant::now();
     let mut election = Election::new("a".to_owned(), Timing::default());
     election.observe(now, None);
