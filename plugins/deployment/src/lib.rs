@@ -172,11 +172,11 @@ impl ResourceScaler for DeploymentScaler {
 impl DeploymentScaler {
     /// Publishes once, and again when it changed, how the ports of a workload's Services are forwarded. In the background.
     fn publish_forwarding(&self, id: &ResourceId) {
-        let told = self.store.with(|state| {
+        let event = self.store.with(|state| {
             let workload = state.workload(id)?;
             Some((workload.reference(), interception::describe_forwarding(state, workload)))
         });
-        let Some((object, message)) = told else { return };
+        let Some((object, message)) = event else { return };
         let mut describe_forwarding = self.describe_forwarding.lock().unwrap_or_else(PoisonError::into_inner);
         if describe_forwarding.insert(id.clone(), message.clone()).as_ref() == Some(&message) {
             return;

@@ -63,7 +63,7 @@ fn listed(state: &State, id: &ResourceId) -> Option<ListedWorkload> {
     let dlxs: Vec<_> = ours.map(|place| place.address.as_str()).collect();
     let service_ports = state.config.service_ports;
     let ports =
-        PortSelection { asked: options.port.as_ref(), services: &services, dlxs: &dlxs, service_ports };
+        PortSelection { requested: options.port.as_ref(), services: &services, dlxs: &dlxs, service_ports };
     let said = match (state.config.role, workload.replicas) {
         (Role::Dlx, 1..) => {
             let pods = state.pods.pods_of(id).filter(|pod| !state.pods.is_suspected(id, pod));

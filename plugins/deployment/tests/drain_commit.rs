@@ -12,13 +12,13 @@ use serde_json::json;
 /// For how long a read waits on its way: long enough for a write meanwhile.
 const HELD_UP: Duration = Duration::from_secs(4);
 
-/// The workload `web`, led to a DLX, with nothing of its own behind its Service.
-async fn led() -> (Scene, std::sync::Arc<deployment::DeploymentScaler>) {
+/// The workload `web`, intercepted by a DLX, with nothing of its own behind its Service.
+async fn intercepted() -> (Scene, std::sync::Arc<deployment::DeploymentScaler>) {
     let scene = Scene::with_web().await;
     scene.annotate("web", "scaler.dev/intercept", "always").await;
     scene.own_endpoints("web", &[]).await;
     let leader = scene.leader().await;
-    lead(&leader, "web").await;
+    intercept(&leader, "web").await;
     until(&leader, "web", |web| {
         web.interception.as_ref().is_some_and(|route| !route.intercepted_for.is_zero())
     })
@@ -31,8 +31,8 @@ async fn key(scene: &Scene) -> serde_json::Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_fences_the_service_anew_on_the_version_that_was_counted_on() {
-    let (scene, leader) = led().await;
+async fn a_commit_rewrites_the_selector_key_on_the_version_it_was_decided_on() {
+    let (scene, leader) = intercepted().await;
     let web = one(&leader, "web").await;
     let zero = |nonce| request("web", Target::Zero, &web.version, record(Phase::Asleep, nonce));
     // Anything may have happened to the Service that this process has not seen yet.
@@ -58,8 +58,8 @@ async fn a_commit_fences_the_service_anew_on_the_version_that_was_counted_on() {
 
 /// What was decided on what the DLXs counted holds only if everything has passed them ever since.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_wants_the_service_led_for_as_long_as_it_was_decided_on() {
-    let (scene, leader) = led().await;
+async fn a_commit_needs_the_service_intercepted_since_it_was_decided() {
+    let (scene, leader) = intercepted().await;
     let web = one(&leader, "web").await;
     let mut zero = request("web", Target::Zero, &web.version, record(Phase::Asleep, 1));
     zero.intercepted_for = Duration::from_secs(3600);
@@ -71,16 +71,16 @@ async fn a_commit_wants_the_service_led_for_as_long_as_it_was_decided_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_given_back_while_a_fence_stands() {
-    let (scene, leader) = led().await;
+async fn nothing_is_restored_during_a_drain_attempt() {
+    let (scene, leader) = intercepted().await;
     let web = one(&leader, "web").await;
     let other = scene.leader().await;
-    // The fence is another process's, and its news is late.
+    // The drain is another process's, and its news is late.
     let stall = scene.cluster.faults().stall_watches(Filter::any().resource("deployments"));
     let fenced = other.compare_and_set(&web.id, &web.version, &record(Phase::Draining, 1)).await.unwrap();
-    for lead in [Backend::Both, Backend::Workload] {
-        let back = leader.set_backend(&to("web", lead, dlxs(&["a"]))).await;
-        assert_eq!(back, Err(ScaleError::Conflict), "{lead:?}");
+    for backend in [Backend::Both, Backend::Workload] {
+        let back = leader.set_backend(&to("web", backend, dlxs(&["a"]))).await;
+        assert_eq!(back, Err(ScaleError::Conflict), "{backend:?}");
     }
     assert!(scene.is_fenced("web").await);
     assert_eq!(scene.our_slices().await.len(), 1);
@@ -92,8 +92,8 @@ async fn nothing_is_given_back_while_a_fence_stands() {
 
 /// The key that a removal was decided on is another by the time it lands.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removal_that_was_decided_before_a_commit_takes_nothing_away() {
-    let (scene, admin) = led().await;
+async fn a_removal_decided_before_a_commit_removes_nothing() {
+    let (scene, admin) = intercepted().await;
     drop(admin);
     let leader = scene.leading_as(Role::Autoscaler).await;
     scene.cluster.requests().reset();
@@ -122,8 +122,8 @@ async fn a_removal_that_was_decided_before_a_commit_takes_nothing_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slice_is_not_taken_from_a_service_that_has_nobody_else() {
-    let (scene, leader) = led().await;
+async fn a_slice_is_not_removed_from_a_service_without_other_endpoints() {
+    let (scene, leader) = intercepted().await;
     soon(leader.set_backend(&to("web", Backend::Both, dlxs(&["a"])))).await.unwrap();
     let alone = leader.set_backend(&to("web", Backend::Workload, Vec::new())).await;
     assert_eq!(alone, Err(ScaleError::Conflict));
@@ -137,7 +137,7 @@ async fn a_slice_is_not_taken_from_a_service_that_has_nobody_else() {
 /// The Service keeps whose sleep it was last: nobody has to have seen it, whatever was deployed since.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_deployed_while_it_slept_takes_no_replicas_from_it() {
-    let (scene, leader) = led().await;
+    let (scene, leader) = intercepted().await;
     sleep(&leader, "web").await.unwrap();
     let slept =
         scene.get("Deployment", "web").await.metadata.annotations.unwrap()["scaler.dev/state"].clone();

@@ -1,4 +1,4 @@
-//! What owners are told on their objects.
+//! Events on users' objects.
 
 mod common;
 
@@ -57,8 +57,8 @@ async fn every_text_is_an_event_of_its_own() {
         let report = ResourceEvent { severity: Severity::Warning, reason, message };
         dlx.publish_event(&id("web"), &report).await.unwrap();
     }
-    let told = |note: &str| ("WakeFailed".to_owned(), note.to_owned());
-    assert_eq!(events(&scene, "web").await, [told("no node"), told("no such image")]);
+    let event = |note: &str| ("WakeFailed".to_owned(), note.to_owned());
+    assert_eq!(events(&scene, "web").await, [event("no node"), event("no such image")]);
 }
 
 /// As in most manifests.

@@ -1,4 +1,4 @@
-//! What Scaler itself needs is never put to sleep, and its Services are never led: its daemons, and what its metrics come from.
+//! What Scaler itself needs is never scaled to zero, and its Services are never intercepted: its daemons, and what its metrics come from.
 
 mod common;
 
@@ -65,7 +65,7 @@ async fn annotate_namespace(scene: &Scene, annotations: Value) {
 }
 
 /// The plugin tells the owners by an Event.
-async fn told(scene: &Scene, name: &str, reason: &str, words: &str) {
+async fn wait_for_event(scene: &Scene, name: &str, reason: &str, words: &str) {
     soon(async {
         loop {
             let events = scene.api("Event").list(&Default::default()).await.unwrap().items;
@@ -100,13 +100,13 @@ async fn the_daemons_are_not_managed_when_everything_is_opted_in() {
     // Nor are those that somebody has opted in by themselves, and who asks for that is told.
     for name in ["scaler-autoscaler", "scaler-dlx"] {
         scene.annotate(name, "scaler.dev/scale-to-zero", "8s").await;
-        told(&scene, name, "OptInRefused", COMPONENT).await;
+        wait_for_event(&scene, name, "OptInRefused", COMPONENT).await;
     }
     assert_eq!(names(&leader).await, ["web"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_over_the_dlxs_is_never_led() {
+async fn a_service_of_the_dlxs_is_never_intercepted() {
     let scene = at_home().await;
     scene.create("Service", service("front-door", "scaler-dlx")).await;
     scene.annotate("scaler-dlx", "scaler.dev/scale-to-zero", "8s").await;
@@ -150,7 +150,7 @@ async fn a_daemon_whose_pod_is_not_labelled_manages_nothing_in_its_own_namespace
     for text in [&web.keep_awake, &web.interception.unwrap().refusal] {
         assert!(text.contains("nothing is managed in namespace shop") && text.contains(COMPONENT), "{text}");
     }
-    told(&scene, "web", "InterceptionRefused", COMPONENT).await;
+    wait_for_event(&scene, "web", "InterceptionRefused", COMPONENT).await;
     let other = all(&unlabelled).await.into_iter().find(|one| one.id.namespace == HOME).unwrap();
     assert!(!other.keep_awake.contains(COMPONENT), "{}", other.keep_awake);
     let warnings = unlabelled.get_config().await.unwrap().unwrap().warnings;
@@ -167,7 +167,7 @@ async fn a_daemon_whose_pod_is_not_labelled_manages_nothing_in_its_own_namespace
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_metrics_come_from_stays_awake_and_is_not_led() {
+async fn the_metric_source_stays_awake_and_is_not_intercepted() {
     let scene = at_home().await;
     scene.create("Deployment", silent("prometheus")).await;
     scene.create("Service", service("metrics", "prometheus")).await;
@@ -181,7 +181,7 @@ async fn what_the_metrics_come_from_stays_awake_and_is_not_led() {
             assert!(prometheus.keep_awake.contains(&url), "{}", prometheus.keep_awake);
             assert!(prometheus.interception.unwrap().refusal.contains("Service metrics"));
             assert!(!one(&leader, "web").await.keep_awake.contains(&url));
-            told(&scene, "prometheus", "InterceptionRefused", "it serves Scaler's metrics").await;
+            wait_for_event(&scene, "prometheus", "InterceptionRefused", "it serves Scaler's metrics").await;
         }
     }
 }

@@ -107,7 +107,7 @@ async fn is_woken_by_one_that_was_killed(scene: &Scene) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_process_left_is_given_back_by_the_leader() {
+async fn fields_of_a_killed_process_are_restored_by_the_leader() {
     let scene = Scene::new().await;
     apply(&scene, "Deployment", deployment("web", 3)).await.unwrap();
     sleeps_by_one_that_was_killed(&scene).await;
@@ -123,7 +123,7 @@ async fn what_a_killed_process_left_is_given_back_by_the_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_process_left_is_given_back_by_the_next_wake_and_by_a_release() {
+async fn fields_of_a_killed_process_are_restored_by_the_next_wake_and_by_restore() {
     for wakes in [true, false] {
         let scene = Scene::new().await;
         apply(&scene, "Deployment", deployment("web", 3)).await.unwrap();
@@ -148,7 +148,7 @@ async fn what_a_killed_process_left_is_given_back_by_the_next_wake_and_by_a_rele
 
 /// The record that says whose they were is gone meanwhile: the leader knows it.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_process_left_is_given_back_though_its_record_is_gone() {
+async fn fields_of_a_killed_process_are_restored_without_its_record() {
     let scene = Scene::new().await;
     apply(&scene, "Deployment", deployment("web", 3)).await.unwrap();
     let leader = scene.autoscaler().await;
@@ -163,7 +163,7 @@ async fn what_a_killed_process_left_is_given_back_though_its_record_is_gone() {
 
 /// Killed in its wake, and killed again while it is given back.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_gives_the_replicas_back_before_it_forgets_whose_they_were() {
+async fn a_restore_returns_the_replicas_field_before_it_removes_the_record_of_its_owner() {
     let scene = Scene::new().await;
     apply(&scene, "Deployment", deployment("web", 3)).await.unwrap();
     is_woken_by_one_that_was_killed(&scene).await;
@@ -184,7 +184,7 @@ async fn a_release_gives_the_replicas_back_before_it_forgets_whose_they_were() {
 
 /// Each write of the owners is refused for longer than a release tries: the record that says whose the replicas were stays.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_cannot_give_the_replicas_back_is_tried_again() {
+async fn a_restore_that_cannot_return_the_replicas_field_is_retried() {
     let scene = Scene::new().await;
     apply(&scene, "Deployment", deployment("web", 3)).await.unwrap();
     is_woken_by_one_that_was_killed(&scene).await;
@@ -217,7 +217,7 @@ async fn a_release_that_cannot_give_the_replicas_back_is_tried_again() {
 
 /// The same of a Service: its slices, which say whose its selector was, stay.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_give_a_selector_back_is_tried_again() {
+async fn a_failed_restore_of_a_selector_is_retried() {
     for by_release in [true, false] {
         let scene = Scene::new().await;
         let mut web = deployment("web", 3);
@@ -226,7 +226,7 @@ async fn what_cannot_give_a_selector_back_is_tried_again() {
         apply(&scene, "Service", service("web", "web")).await.unwrap();
         scene.own_endpoints("web", &["10.244.0.1"]).await;
         let leader = scene.leader().await;
-        lead(&leader, "web").await;
+        intercept(&leader, "web").await;
         if !by_release {
             scene.delete("Deployment", "web").await;
             soon(async {
@@ -257,7 +257,7 @@ async fn what_cannot_give_a_selector_back_is_tried_again() {
 
 /// Killed in its wake: what finishes that gives the replicas back.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_left_in_a_wake_is_given_back_when_it_is_finished() {
+async fn fields_left_by_a_wake_are_restored_when_it_finishes() {
     let scene = Scene::new().await;
     apply(&scene, "Deployment", deployment("web", 3)).await.unwrap();
     is_woken_by_one_that_was_killed(&scene).await;
@@ -334,7 +334,7 @@ async fn others_that_write_at_the_same_time_do_not_keep_a_field_from_its_owner()
 
 /// Killed between each write of leading a Service, or giving it back, and the next: another leader gives its selector back.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_selector_that_a_killed_process_left_is_given_back_by_the_next_leader() {
+async fn a_selector_field_of_a_killed_process_is_restored_by_the_next_leader() {
     for (leads, by_tending) in
         [(Backend::Dlx, true), (Backend::Dlx, false), (Backend::Both, true), (Backend::Both, false)]
     {
@@ -346,7 +346,7 @@ async fn a_selector_that_a_killed_process_left_is_given_back_by_the_next_leader(
         scene.own_endpoints("web", &["10.244.0.1"]).await;
         let killed = scene.leader().await;
         if leads == Backend::Both {
-            lead(&killed, "web").await;
+            intercept(&killed, "web").await;
         }
         let request = to("web", leads, dlxs(&["a"]));
         killed_after_a_write(&scene, "services", async move { killed.set_backend(&request).await }).await;
@@ -372,7 +372,7 @@ async fn a_services_selector_stays_its_owners() {
     apply(&scene, "Service", service("web", "web")).await.unwrap();
     scene.own_endpoints("web", &[]).await;
     let leader = scene.leader().await;
-    lead(&leader, "web").await;
+    intercept(&leader, "web").await;
     assert_eq!(scene.get("Service", "web").await.data["spec"]["selector"]["scaler.dev/intercepted"], "1");
     assert_eq!(owners(&scene, "Service", SELECTOR).await, ["flux"]);
     // The key is written anew by a commit.

@@ -41,18 +41,18 @@ async fn many_workloads() {
         assert_eq!(autoscaler.get_resources().await.unwrap().len(), count);
     }
     let look = began.elapsed() / 10;
-    let asked = scene.asked("list", "deployments") + scene.asked("get", "deployments");
-    assert_eq!(asked, 0, "a look asks nothing");
+    let calls = scene.asked("list", "deployments") + scene.asked("get", "deployments");
+    assert_eq!(calls, 0, "a listing makes no calls");
     let cursor = all_cursor(&dlx).await;
     let began = Instant::now();
     for number in 0..100 {
         scene.runs(&format!("web-{number}"), "10.244.0.1", true).await;
     }
-    let mut told = 0;
+    let mut seen = 0;
     let mut at = cursor;
-    while told < 100 {
+    while seen < 100 {
         let changes = dlx.changes(at).await.unwrap();
-        told += changes.resources.len();
+        seen += changes.resources.len();
         at = changes.cursor;
     }
     eprintln!(
@@ -61,10 +61,10 @@ async fn many_workloads() {
     );
 }
 
-/// As many led Services as a registry is made for, unless `SCALER_TEST_COUNT` says.
+/// As many intercepted Services as a registry is made for, unless `SCALER_TEST_COUNT` says.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes; prints figures"]
-async fn many_led_services() {
+async fn many_intercepted_services() {
     let count = std::env::var("SCALER_TEST_COUNT").map_or(2_000, |count| count.parse().unwrap());
     let scene = Scene::new().await;
     for number in 0..count {
@@ -76,27 +76,27 @@ async fn many_led_services() {
     }
     let leader = scene.leading(Role::Autoscaler, ServicePorts { first: 20000, last: 21999 }).await;
     let three = dlxs(&["a", "b", "c"]);
-    let to_all = |leads| {
+    let to_all = |backend| {
         let (leader, three) = (leader.clone(), three.clone());
         async move {
             let began = Instant::now();
-            let led = (0..count).map(|number| {
+            let intercepted = (0..count).map(|number| {
                 let (leader, three) = (leader.clone(), three.clone());
                 async move {
                     leader
                         .set_backend(&InterceptionRequest {
                             deadline: LONG,
-                            ..to(&format!("web-{number}"), leads, three)
+                            ..to(&format!("web-{number}"), backend, three)
                         })
                         .await
                 }
             });
-            let ended: Vec<_> = stream::iter(led).buffer_unordered(16).collect().await;
+            let ended: Vec<_> = stream::iter(intercepted).buffer_unordered(16).collect().await;
             assert!(ended.iter().all(Result::is_ok), "{:?}", ended.iter().find(|one| one.is_err()));
             began.elapsed()
         }
     };
-    let led = to_all(Backend::Dlx).await;
+    let intercepted = to_all(Backend::Dlx).await;
     let began = Instant::now();
     leader.sync_dlxs(&dlxs(&["a", "b", "d"])).await.unwrap();
     let tended = began.elapsed();
@@ -106,8 +106,8 @@ async fn many_led_services() {
     let both = to_all(Backend::Both).await;
     let own = to_all(Backend::Workload).await;
     eprintln!(
-        "{count} Services: led in {led:.2?}, another DLX in all slices {tended:.2?}, nothing to do {looked:.2?}, to both \
-         {both:.2?}, given back {own:.2?}"
+        "{count} Services: intercepted in {intercepted:.2?}, another DLX in all slices {tended:.2?}, nothing to do {looked:.2?}, to both \
+         {both:.2?}, restored {own:.2?}"
     );
 }
 

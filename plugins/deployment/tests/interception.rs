@@ -1,4 +1,4 @@
-//! Services that are led to the DLXs, and given back.
+//! Services that are intercepted and restored.
 
 mod common;
 
@@ -16,7 +16,7 @@ async fn web(route: &str) -> Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn led_and_given_back_with_every_object_as_it_was() {
+async fn interception_and_restore_leave_every_object_as_it_was() {
     let scene = web("always").await;
     let leader = scene.leader().await;
     let dlx = scene.leading(Role::Dlx, PORTS).await;
@@ -54,15 +54,15 @@ async fn led_and_given_back_with_every_object_as_it_was() {
     let entry = json!({"namespace": "shop", "service": "web", "uid": before.metadata.uid, "port": "http"});
     assert_eq!(scene.registry().await, [(listen.to_string(), entry)].into());
 
-    // The DLX is told which of its ports that is, and what is behind it.
+    // The DLX sees which of its ports that is, and what is behind it.
     let port = Port { listen, target: Some(8080), protocol: Protocol::Http, guessed: true };
     let served = until(&dlx, "web", |web| web.ports == [port.clone()]).await;
     assert_eq!(served.interception.unwrap().dlxs, ["a", "b"]);
     // The pods are endpoints until the cluster's controller has seen the key.
-    let led = one(&leader, "web").await;
-    let route = led.interception.unwrap();
+    let web = one(&leader, "web").await;
+    let route = web.interception.unwrap();
     assert_eq!((route.backend, route.in_sync, route.intercepted_for.is_zero()), (Backend::Dlx, true, true));
-    assert_eq!(led.ports, [port]);
+    assert_eq!(web.ports, [port]);
     scene.own_endpoints("web", &[]).await;
     until(&leader, "web", |web| {
         web.interception.as_ref().is_some_and(|route| !route.intercepted_for.is_zero())
@@ -99,13 +99,13 @@ async fn led_and_given_back_with_every_object_as_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_what_is_led_is_put_to_sleep_as_the_api_has_it_then() {
+async fn only_an_intercepted_workload_is_scaled_to_zero_by_the_apis_current_state() {
     let scene = web("always").await;
     let leader = scene.leader().await;
-    assert_eq!(sleep(&leader, "web").await, Err(ScaleError::Conflict), "it is not led");
-    lead(&leader, "web").await;
+    assert_eq!(sleep(&leader, "web").await, Err(ScaleError::Conflict), "it is not intercepted");
+    intercept(&leader, "web").await;
     scene.own_endpoints("web", &[]).await;
-    let led = until(&leader, "web", |web| {
+    let web = until(&leader, "web", |web| {
         web.interception.as_ref().is_some_and(|route| !route.intercepted_for.is_zero())
     })
     .await;
@@ -113,17 +113,17 @@ async fn only_what_is_led_is_put_to_sleep_as_the_api_has_it_then() {
     let stall = scene.cluster.faults().stall_watches(devcluster::Filter::any().resource("services"));
     let away = json!({"spec": {"selector": {"scaler.dev/intercepted": null}}});
     scene.merge("Service", "web", away).await;
-    let request = request("web", Target::Zero, &led.version, record(scaler_types::Phase::Asleep, 1));
+    let request = request("web", Target::Zero, &web.version, record(scaler_types::Phase::Asleep, 1));
     assert_eq!(leader.set_scale(&request).await, Err(ScaleError::Conflict));
     assert_eq!(scene.replicas("web").await, 3);
     stall.end();
-    lead(&leader, "web").await;
+    intercept(&leader, "web").await;
     // The slice is deleted, and the news is late.
     let stall = scene.cluster.faults().stall_watches(devcluster::Filter::any().resource("endpointslices"));
     scene.delete("EndpointSlice", "web-scaler-ipv4").await;
     assert_eq!(leader.set_scale(&request).await, Err(ScaleError::Conflict));
     stall.end();
-    lead(&leader, "web").await;
+    intercept(&leader, "web").await;
     leader.set_scale(&request).await.unwrap();
     assert_eq!(scene.replicas("web").await, 0);
 }
@@ -148,7 +148,7 @@ async fn other_dlxs_are_named_everywhere_and_nobody_is_never() {
     let leader = scene.leader().await;
     assert_eq!(one(&leader, "api").await.traffic_mode, TrafficMode::WhenAsleep);
     for name in ["web", "api"] {
-        lead(&leader, name).await;
+        intercept(&leader, name).await;
     }
     let error = leader.sync_dlxs(&[]).await.unwrap_err().to_string();
     assert!(error.contains("still counts the Service shop/"), "{error}");
@@ -222,7 +222,7 @@ async fn another_dlx_is_named_while_the_registry_cannot_be_written() {
 
 /// Opting in a whole namespace would else cost a write of the registry for each Service, and a reading of all of it for each write.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_about_to_ask_for_ports_has_them_by_the_same_write() {
+async fn services_waiting_for_ports_are_assigned_them_in_the_same_write() {
     let scene = web("always").await;
     for (name, route) in [
         ("api", "always"),
@@ -237,7 +237,7 @@ async fn who_is_about_to_ask_for_ports_has_them_by_the_same_write() {
     }
     scene.merge("Service", "local", json!({"spec": {"internalTrafficPolicy": "Local"}})).await;
     let leader = scene.leader().await;
-    lead(&leader, "web").await;
+    intercept(&leader, "web").await;
     let holders = async || {
         let held = scene.registry().await.into_values().filter(|entry| entry["freed_at"].is_null());
         let mut held: Vec<_> = held.map(|entry| entry["service"].as_str().unwrap().to_owned()).collect();
@@ -246,9 +246,9 @@ async fn who_is_about_to_ask_for_ports_has_them_by_the_same_write() {
     };
     assert_eq!(holders().await, ["api", "docs", "web"]);
     scene.cluster.requests().reset();
-    lead(&leader, "api").await;
+    intercept(&leader, "api").await;
     assert_eq!(scene.asked("patch", "configmaps"), 0);
-    // One that was never led for all that.
+    // One that was never intercepted for all that.
     scene.annotate("docs", "scaler.dev/intercept", "manual").await;
     until(&leader, "docs", |docs| docs.keep_awake.contains("no request could wake it")).await;
     soon(leader.sync_dlxs(&dlxs(&["a"]))).await.unwrap();
@@ -266,8 +266,8 @@ async fn a_dlx_among_the_workloads_pods_gets_no_requests() {
         scene.pod(pod, "web").await;
         scene.runs(pod, address, true).await;
     }
-    let told = "the pod web-2 gets no requests: it is a DLX";
-    let seen = until(&dlx, "web", |web| web.status.contains(told)).await;
+    let expected = "the pod web-2 gets no requests: it is a DLX";
+    let seen = until(&dlx, "web", |web| web.status.contains(expected)).await;
     let [endpoint] = &seen.endpoints[..] else { panic!("{:?}", seen.endpoints) };
     assert_eq!((&*endpoint.address, endpoint.address_of), ("10.244.0.1:8080", AddressOf::Instance));
 }

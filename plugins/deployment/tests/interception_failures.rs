@@ -96,14 +96,14 @@ async fn crash_on_the_way(ways: &[Backend], same: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_at_any_write_on_the_way_to_the_dlxs_is_gone_on_from() {
+async fn a_crash_at_any_write_of_an_interception_is_recovered_from() {
     for same in [true, false] {
         crash_on_the_way(&[Backend::Dlx], same).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_at_any_write_on_the_way_back_is_gone_on_from() {
+async fn a_crash_at_any_write_of_a_restore_is_recovered_from() {
     for same in [true, false] {
         crash_on_the_way(&[Backend::Dlx, Backend::Both], same).await;
         crash_on_the_way(&[Backend::Dlx, Backend::Both, Backend::Workload], same).await;
@@ -130,7 +130,7 @@ async fn a_view_that_is_behind_writes_nothing_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_is_told_on_the_object_and_nothing_is_touched() {
+async fn a_refusal_is_an_event_on_the_object_and_changes_nothing() {
     let scene = web().await;
     let leader = scene.leader().await;
     let policy =
@@ -185,8 +185,8 @@ async fn the_rights_of_the_readme_are_enough() {
         scaler_types::RestoreRequest { id: id("web"), propagation_delay: Default::default(), deadline: SOON };
     soon(leader.restore(&release)).await.unwrap();
     let forbidden = scene.cluster.requests().forbidden();
-    let told: Vec<_> = forbidden.keys().map(|asked| asked.resource.as_str()).collect();
-    assert!(told.iter().all(|resource| *resource == "namespaces"), "{forbidden:?}");
+    let resources: Vec<_> = forbidden.keys().map(|request| request.resource.as_str()).collect();
+    assert!(resources.iter().all(|resource| *resource == "namespaces"), "{forbidden:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,20 +233,20 @@ async fn what_others_write_meanwhile_stays() {
 
 /// What was looked at is another by the time it is written: it is decided again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_changes_its_shape_meanwhile_is_not_led() {
+async fn a_service_that_changes_meanwhile_is_not_intercepted() {
     let scene = web().await;
     let leader = scene.leader().await;
     scene.cluster.requests().reset();
     // The slices take their time, and the Service is changed meanwhile.
     let creates = Filter::any().verb("create").resource("endpointslices");
     let slow = scene.cluster.faults().latency(creates, std::time::Duration::from_secs(1));
-    let (led, ()) = tokio::join!(go(&leader, Backend::Dlx), async {
+    let (written, ()) = tokio::join!(go(&leader, Backend::Dlx), async {
         while scene.asked("create", "endpointslices") == 0 {
             tokio::task::yield_now().await;
         }
         scene.merge("Service", "web", json!({"spec": {"internalTrafficPolicy": "Local"}})).await;
     });
-    assert_eq!(led, Err(ScaleError::Conflict));
+    assert_eq!(written, Err(ScaleError::Conflict));
     drop(slow);
     assert!(!scene.is_fenced("web").await);
     let Err(ScaleError::Terminal { reason }) = go(&leader, Backend::Dlx).await else { panic!() };
@@ -257,7 +257,7 @@ async fn a_service_that_changes_its_shape_meanwhile_is_not_led() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_takes_the_key_away_three_times_is_left_alone() {
+async fn a_service_whose_key_is_removed_three_times_is_left_alone() {
     let scene = web().await;
     let leader = scene.leader().await;
     for time in 1..=3 {
@@ -306,7 +306,7 @@ async fn a_registry_that_is_deleted_is_made_again_with_the_same_ports() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_comes_while_it_is_led_is_led_too() {
+async fn a_service_that_is_created_meanwhile_is_intercepted_too() {
     let scene = web().await;
     let leader = scene.leader().await;
     go(&leader, Backend::Dlx).await.unwrap();
@@ -327,8 +327,8 @@ async fn a_service_that_comes_while_it_is_led_is_led_too() {
     until(&leader, "web", |web| !leads(web).1).await;
     go(&leader, Backend::Dlx).await.unwrap();
     soon(leader.sync_dlxs(&dlxs(&["a"]))).await.unwrap();
-    let given_back = scene.registry().await.values().filter(|entry| entry["freed_at"].is_string()).count();
-    assert_eq!(given_back, 1, "the port of the one that is gone");
+    let freed = scene.registry().await.values().filter(|entry| entry["freed_at"].is_string()).count();
+    assert_eq!(freed, 1, "the port of the one that is gone");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -383,20 +383,20 @@ async fn is_gone(leader: &DeploymentScaler) {
     soon(async {
         let mut cursor = 0;
         loop {
-            let told = leader.changes(cursor).await.unwrap();
-            if !told.resources.iter().any(|one| one.id == id("web"))
-                && (told.complete || told.removed.contains(&id("web")))
+            let changes = leader.changes(cursor).await.unwrap();
+            if !changes.resources.iter().any(|one| one.id == id("web"))
+                && (changes.complete || changes.removed.contains(&id("web")))
             {
                 return;
             }
-            cursor = told.cursor;
+            cursor = changes.cursor;
         }
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_led_for_a_workload_that_is_gone_is_given_back() {
+async fn a_service_of_a_deleted_workload_is_restored() {
     let scene = web().await;
     let before = services(&scene).await;
     let leader = scene.leader().await;
@@ -419,7 +419,7 @@ async fn what_is_led_for_a_workload_that_is_gone_is_given_back() {
 
 /// As `autoscaler restore` asks at its end. A Service of a namespace that is not looked after stays counted, and is named.
 #[tokio::test(flavor = "multi_thread")]
-async fn with_no_dlx_what_is_gone_is_given_back_and_what_is_left_is_named() {
+async fn without_dlxs_services_of_deleted_workloads_are_restored_and_the_rest_named() {
     let scene = web().await;
     let before = services(&scene).await;
     let leader = scene.leader().await;
@@ -451,7 +451,7 @@ async fn with_no_dlx_what_is_gone_is_given_back_and_what_is_left_is_named() {
 
 /// A version before this one wrote no count, or somebody wrote another.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_count_that_is_missing_or_wrong_is_right_before_anything_is_led() {
+async fn a_missing_or_wrong_count_is_corrected_before_anything_is_intercepted() {
     for said in [Value::Null, json!("0"), json!("many")] {
         let scene = web().await;
         let leader = scene.leading_as(Role::Autoscaler).await;

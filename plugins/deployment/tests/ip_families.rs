@@ -58,7 +58,7 @@ async fn asleep(scene: &Scene, leader: &deployment::DeploymentScaler) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_family_has_a_slice_and_all_of_it_is_given_back() {
+async fn each_family_has_a_slice_and_all_are_restored() {
     let scene = web(&["IPv6", "IPv4"]).await;
     let leader = scene.leader().await;
     let before = scene.get("Service", "web").await;
@@ -99,7 +99,7 @@ async fn without_a_dlx_of_a_family_nothing_is_touched() {
 
 /// The DLXs are replaced by others that have IPv4 alone. Who comes by IPv6 would wake nobody.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_sleeps_behind_a_family_that_the_dlxs_lost_is_woken_and_given_back() {
+async fn a_workload_behind_an_address_family_without_dlxs_is_woken_and_restored() {
     for families in [&["IPv4", "IPv6"][..], &["IPv6"]] {
         let scene = web(families).await;
         let leader = scene.leader().await;
@@ -124,7 +124,7 @@ async fn what_sleeps_behind_a_family_that_the_dlxs_lost_is_woken_and_given_back(
 
 /// Its leader ends at each of the writes for that.
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_leads_next_goes_on_from_a_crash_on_that_way() {
+async fn the_next_leader_recovers_from_a_crash_of_an_interception() {
     for writes in 0.. {
         let scene = web(&["IPv4", "IPv6"]).await;
         let leader = scene.leading_as(Role::Autoscaler).await;

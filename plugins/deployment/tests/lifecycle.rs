@@ -61,7 +61,7 @@ async fn a_wake_also_ends_when_a_dlx_has_moved_the_record_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_status_is_no_conflict_and_a_scale_by_hand_is_one() {
+async fn a_status_is_no_conflict_and_a_manual_scale_is_one() {
     let scene = Scene::with_web().await;
     let dlx = scene.dlx().await;
     let web = one(&dlx, "web").await;
@@ -134,7 +134,7 @@ async fn the_same_write_again_is_no_conflict() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_apis_troubles_are_told_apart() {
+async fn api_errors_are_classified() {
     let scene = Scene::with_web().await;
     let dlx = scene.dlx().await;
     let web = one(&dlx, "web").await;

@@ -88,9 +88,9 @@ fn any_text_is_written_read_and_written_again() {
         assert_eq!((woken.replicas, woken.sleep_now), (3, false), "the wish was granted");
         plugin.compare_and_set(&id("web"), &woken.version, &said(Phase::Active, 3)).await.unwrap();
     };
-    let told = runner.run(&(before(), text(), text()), |(before, reason, wish)| {
+    let outcome = runner.run(&(before(), text(), text()), |(before, reason, wish)| {
         runtime.block_on(round(before, reason, wish));
         Ok(())
     });
-    told.unwrap();
+    outcome.unwrap();
 }

@@ -1,4 +1,4 @@
-//! Workloads that are given back, with the cluster's own controllers at work.
+//! Workloads that are restored, with the cluster's own controllers at work.
 
 mod common;
 
@@ -65,11 +65,11 @@ impl Running {
     /// Led, and asleep.
     async fn sleeps(&self, leader: &Arc<DeploymentScaler>) {
         until(leader, "web", |web| web.interception.as_ref().unwrap().workload_ready).await;
-        lead(leader, "web").await;
-        let led =
+        intercept(leader, "web").await;
+        let web =
             until(leader, "web", |web| !web.interception.as_ref().unwrap().intercepted_for.is_zero()).await;
         let fenced =
-            leader.compare_and_set(&id("web"), &led.version, &record(Phase::Draining, 1)).await.unwrap();
+            leader.compare_and_set(&id("web"), &web.version, &record(Phase::Draining, 1)).await.unwrap();
         leader.set_scale(&request("web", Target::Zero, &fenced, record(Phase::Asleep, 1))).await.unwrap();
         // The Deployment's controller has stopped what ran.
         soon(async {
@@ -125,7 +125,7 @@ fn release(deadline: Duration) -> RestoreRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn asleep_and_led_it_is_given_back_as_it_was() {
+async fn an_intercepted_service_of_a_sleeping_workload_is_restored_as_it_was() {
     for route in ["always", "when-asleep"] {
         let running = Running::new(route).await;
         let leader = running.scene.leader().await;
@@ -151,7 +151,7 @@ async fn asleep_and_led_it_is_given_back_as_it_was() {
 
 /// Also by a process that was started without ports: what is led is on the objects.
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_gives_it_back_needs_no_ports() {
+async fn a_restore_needs_no_ports() {
     let running = Running::new("always").await;
     let leader = running.scene.leader().await;
     until(&leader, "web", |web| web.interception.as_ref().unwrap().workload_ready).await;
@@ -218,7 +218,7 @@ async fn what_does_not_come_up_stays_with_the_dlxs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_at_any_write_of_it_is_gone_on_from() {
+async fn a_crash_at_any_write_is_recovered_from() {
     for writes in 0.. {
         let running = Running::new("always").await;
         let leader = running.scene.leading_as(Role::Autoscaler).await;
@@ -290,7 +290,7 @@ async fn restored_from_a_backup(scene: &Scene) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn restored_from_a_backup_it_is_led_anew_and_wakes_and_is_given_back() {
+async fn a_service_from_a_backup_is_intercepted_anew_and_restored() {
     for (route, anew) in [("always", false), ("when-asleep", false), ("always", true)] {
         let running = Running::new(route).await;
         let scene = &running.scene;
@@ -350,7 +350,7 @@ async fn the_clusters_controller_takes_the_pods_out_and_in_again() {
     let running = Running::new("always").await;
     let leader = running.scene.leader().await;
     until(&leader, "web", |web| web.interception.as_ref().unwrap().workload_ready).await;
-    lead(&leader, "web").await;
+    intercept(&leader, "web").await;
     until(&leader, "web", |web| !web.interception.as_ref().unwrap().intercepted_for.is_zero()).await;
     soon(leader.set_backend(&to("web", Backend::Both, dlxs(&["a"])))).await.unwrap();
     let both = until(&leader, "web", |web| web.interception.as_ref().unwrap().workload_ready).await;

@@ -1,4 +1,4 @@
-//! What opts in is led; what is not sleeps only if a request reaches a DLX all the same, and could wake it.
+//! What opts in is intercepted; anything else sleeps only if a request reaches a DLX all the same, and could wake it.
 
 mod common;
 
@@ -67,7 +67,7 @@ async fn what_an_ingress_leads_to_the_dlx_sleeps_only_where_that_is_written() {
 
 /// DLXs of the namespace's own, behind a Service that selects their pods.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_led_to_dlxs_that_are_none_any_more_stays_awake() {
+async fn a_workload_behind_an_ingress_to_former_dlxs_stays_awake() {
     for deleted in [false, true] {
         let scene = Scene::with_web().await;
         let mut proxy = deployment("proxy", 1);
@@ -90,7 +90,7 @@ async fn what_is_led_to_dlxs_that_are_none_any_more_stays_awake() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_a_network_policy_refuses_it_stays_awake_and_is_not_left_unled_instead() {
+async fn a_workload_that_a_network_policy_refuses_stays_awake() {
     let scene = Scene::with_web().await;
     set_backend(&scene, json!(null)).await;
     let leader = scene.leader().await;

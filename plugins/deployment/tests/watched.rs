@@ -20,7 +20,7 @@ async fn events(scene: &Scene, name: &str) -> Vec<(String, String)> {
     .collect()
 }
 
-/// Waits for an Event, by changing something until it is there: each change is a look of the plugin's.
+/// Waits for an Event, by changing something until it is there: each change makes the plugin look again.
 async fn event(scene: &Scene, name: &str, reason: &str, note: &str) {
     soon(async {
         while !events(scene, name).await.iter().any(|(is, says)| is == reason && says.contains(note)) {
@@ -31,7 +31,7 @@ async fn event(scene: &Scene, name: &str, reason: &str, note: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_in_follows_the_annotations() {
+async fn the_managed_workloads_follow_the_annotations() {
     let scene = Scene::with_web().await;
     let mut other = deployment("other", 1);
     other["metadata"]["annotations"] = json!({});
@@ -40,12 +40,12 @@ async fn who_is_in_follows_the_annotations() {
     assert_eq!(all(&dlx).await.len(), 1);
     let cursor = soon(dlx.changes(0)).await.unwrap().cursor;
     scene.annotate("other", "scaler.dev/scale-to-zero", "5m").await;
-    let told = soon(dlx.changes(cursor)).await.unwrap();
-    assert!(!told.complete);
-    assert_eq!(told.resources.iter().map(|one| one.id.clone()).collect::<Vec<_>>(), [id("other")]);
+    let changes = soon(dlx.changes(cursor)).await.unwrap();
+    assert!(!changes.complete);
+    assert_eq!(changes.resources.iter().map(|one| one.id.clone()).collect::<Vec<_>>(), [id("other")]);
     scene.annotate("other", "scaler.dev/scale-to-zero", "false").await;
-    let told = soon(dlx.changes(told.cursor)).await.unwrap();
-    assert_eq!(told.removed, [id("other")]);
+    let changes = soon(dlx.changes(changes.cursor)).await.unwrap();
+    assert_eq!(changes.removed, [id("other")]);
 
     // The namespace as a whole, but for who opted out.
     scene
@@ -65,7 +65,7 @@ async fn who_is_in_follows_the_annotations() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_put_to_sleep_is_woken_even_when_it_opted_out_since() {
+async fn a_sleeping_workload_is_woken_even_when_it_opted_out_since() {
     let scene = Scene::with_web().await;
     let dlx = scene.dlx().await;
     sleep(&dlx, "web").await.unwrap();
@@ -77,11 +77,11 @@ async fn what_was_put_to_sleep_is_woken_even_when_it_opted_out_since() {
     let waking = wake(&dlx, "web", &web.version, 2);
     soon(async {
         loop {
-            let told = dlx.changes(cursor).await.unwrap();
-            if told.removed.contains(&id("web")) {
+            let changes = dlx.changes(cursor).await.unwrap();
+            if changes.removed.contains(&id("web")) {
                 return;
             }
-            cursor = told.cursor;
+            cursor = changes.cursor;
         }
     })
     .await;
@@ -90,7 +90,7 @@ async fn what_was_put_to_sleep_is_woken_even_when_it_opted_out_since() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_value_is_told_on_its_object_once_and_keeps_it_awake() {
+async fn a_bad_value_is_one_event_on_its_object_and_keeps_it_awake() {
     let scene = Scene::with_web().await;
     scene.create("Deployment", deployment("fine", 1)).await;
     let autoscaler = scene.autoscaler().await;
@@ -160,7 +160,7 @@ async fn one_bad_workload_costs_no_other_and_each_bad_annotation_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn paused_kept_awake_and_put_to_sleep_by_annotation() {
+async fn paused_kept_awake_and_scaled_to_zero_by_annotation() {
     let scene = Scene::with_web().await;
     let autoscaler = scene.autoscaler().await;
     scene.annotate("web", "scaler.dev/paused", "true").await;
@@ -257,7 +257,7 @@ async fn reports_are_events_on_the_object() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn how_each_port_is_passed_on_is_told_once() {
+async fn the_protocol_of_each_port_is_one_event() {
     let scene = Scene::with_web().await;
     scene.annotate("web", "scaler.dev/intercept", "always").await;
     let ports = json!({"spec": {"ports": [
@@ -274,8 +274,8 @@ async fn how_each_port_is_passed_on_is_told_once() {
         event(&scene, "web", "PortsForwarded", note).await;
     }
     let all = scene.api("Event").list(&Default::default()).await.unwrap().items;
-    let told: Vec<_> = all.iter().filter(|event| event.data["reason"] == "PortsForwarded").collect();
-    assert!(matches!(&told[..], [once] if once.data["series"].is_null()), "{told:?}");
+    let published: Vec<_> = all.iter().filter(|event| event.data["reason"] == "PortsForwarded").collect();
+    assert!(matches!(&published[..], [once] if once.data["series"].is_null()), "{published:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -303,11 +303,11 @@ async fn watches_that_are_dropped_and_versions_that_are_forgotten_lose_nothing()
     soon(async {
         let mut cursor = cursor;
         loop {
-            let told = dlx.changes(cursor).await.unwrap();
-            if told.removed.contains(&id("gone")) {
+            let changes = dlx.changes(cursor).await.unwrap();
+            if changes.removed.contains(&id("gone")) {
                 return;
             }
-            cursor = told.cursor;
+            cursor = changes.cursor;
         }
     })
     .await;
@@ -341,7 +341,7 @@ async fn while_the_api_is_away_what_is_known_is_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_api_that_cannot_be_reached_is_told_and_does_not_hang_a_start() {
+async fn an_unreachable_api_is_reported_and_does_not_hang_a_start() {
     let scene = Scene::new().await;
     let mut context = scene.context(Role::Dlx, &User::Admin, "{}");
     context.kubeconfig = Some("/nowhere/config".into());

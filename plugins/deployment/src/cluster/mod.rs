@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_told_apart() {
+    fn errors_are_classified() {
         let error = |code: u16| answer(serde_json::json!({"code": code, "message": "said", "reason": "Why"}));
         for (code, passes, unknown) in [
             (400, false, false),

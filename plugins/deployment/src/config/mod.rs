@@ -248,7 +248,7 @@ pub(crate) mod tests {
             (bare.opt_in, bare.scale_to_zero, bare.intercept),
             (OptIn::Annotation, SCALE_TO_ZERO, None)
         );
-        for (wrong, told) in [
+        for (wrong, expected) in [
             ("    optin: all\n", "unknown key \"optin\""),
             ("    scaleToZero: 0s\n", "\"0s\" is too short"),
             ("    route: always\n", "unknown key \"route\""),
@@ -262,7 +262,7 @@ pub(crate) mod tests {
             ("    hosts: {web: ['*.example.com']}\n", "plugins.deployment.hosts: web"),
         ] {
             let error = format!("{:#}", section(wrong).unwrap_err());
-            assert!(error.contains(told), "{wrong}: {error}");
+            assert!(error.contains(expected), "{wrong}: {error}");
         }
     }
 

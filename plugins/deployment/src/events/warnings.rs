@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_may_pass_is_told_after_a_while_and_what_holds_again_and_again() {
+    async fn a_warning_that_may_pass_is_published_late_and_a_lasting_one_repeatedly() {
         let start = Instant::now();
         let mut due = DueWarnings::default();
         due.add(start, vec![web("InterceptionRefused"), web("InvalidAnnotation")]);
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failed_wake_was_told_by_who_saw_it_and_is_told_again_while_it_is_the_last() {
+    async fn a_failed_wake_is_published_again_only_after_the_repeat_interval() {
         let start = Instant::now();
         let mut due = DueWarnings::default();
         due.add(start, vec![web("WakeFailed")]);

@@ -48,7 +48,7 @@ impl ChangeLog {
         self.last + 1
     }
 
-    /// What changed and what went since, or `None`: too long ago to tell.
+    /// What changed and what went since, or `None`: the cursor is too old.
     pub(crate) fn since(&self, cursor: u64) -> Option<(Vec<ResourceId>, Vec<ResourceId>)> {
         if cursor == 0 || cursor > self.cursor() || cursor <= self.floor {
             return None;
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn each_change_is_told_once_and_in_order() {
+    fn each_change_is_listed_once_and_in_order() {
         let mut log = ChangeLog::default();
         let start = log.cursor();
         assert_eq!(log.since(start), Some((vec![], vec![])));
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn who_missed_too_much_is_told_everything() {
+    fn a_cursor_that_is_too_old_gets_everything() {
         let mut log = ChangeLog::default();
         let start = log.cursor();
         for number in 0..=MAX_REMOVED {

@@ -7,7 +7,7 @@ use std::{
 
 use crate::objects::{PortEntry, PortRegistry};
 
-/// How long a freed port is assigned to no other Service, by this process's clock, since it saw that.
+/// How long a freed port is assigned to no other Service, by this process's clock, from when it saw it freed.
 pub(crate) const QUARANTINE: Duration = Duration::from_secs(600);
 
 /// Since when freed ports are seen so.

@@ -14,8 +14,8 @@ const SUSPENSION: Duration = Duration::from_secs(3600);
 /// How often the key was removed, by the Service's uid.
 #[derive(Debug, Default)]
 pub(crate) struct SelectorConflicts {
-    /// Services that this process has given the key, and has not taken it from since.
-    given: HashMap<String, Losses>,
+    /// Services on which this process has set the key, and has not removed it since.
+    services: HashMap<String, Losses>,
 }
 
 #[derive(Debug, Default)]
@@ -30,14 +30,14 @@ struct Losses {
 impl SelectorConflicts {
     /// This process is about to add the key, or to take it away itself.
     pub(crate) fn set_expected(&mut self, uid: &str, expected: bool) {
-        if expected || self.given.contains_key(uid) {
-            self.given.entry(uid.to_owned()).or_default().expected = expected;
+        if expected || self.services.contains_key(uid) {
+            self.services.entry(uid.to_owned()).or_default().expected = expected;
         }
     }
 
     /// The key was there, and is no longer.
     pub(crate) fn record_loss(&mut self, uid: &str, now: Instant) {
-        let Some(losses) = self.given.get_mut(uid).filter(|losses| losses.expected) else { return };
+        let Some(losses) = self.services.get_mut(uid).filter(|losses| losses.expected) else { return };
         if losses.is_over(now) {
             losses.count = 0;
         }
@@ -47,12 +47,12 @@ impl SelectorConflicts {
 
     /// Whether it was taken away too often.
     pub(crate) fn is_suspended(&self, uid: &str, now: Instant) -> bool {
-        self.given.get(uid).is_some_and(|losses| losses.count >= MAX_LOSSES && !losses.is_over(now))
+        self.services.get(uid).is_some_and(|losses| losses.count >= MAX_LOSSES && !losses.is_over(now))
     }
 
     /// Forgets what was long ago; gives those that were left alone until now.
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<String> {
-        let over = self.given.iter_mut().filter(|(_, losses)| losses.count > 0 && losses.is_over(now));
+        let over = self.services.iter_mut().filter(|(_, losses)| losses.count > 0 && losses.is_over(now));
         let over = over.filter_map(|(uid, losses)| {
             let often = losses.count >= MAX_LOSSES;
             losses.count = 0;
@@ -63,7 +63,7 @@ impl SelectorConflicts {
 
     /// The Service is gone.
     pub(crate) fn remove(&mut self, uid: &str) {
-        self.given.remove(uid);
+        self.services.remove(uid);
     }
 }
 
@@ -84,7 +84,7 @@ mod tests {
         let (mut conflicts, start) = (SelectorConflicts::default(), Instant::now());
         conflicts.record_loss("other", start);
         conflicts.set_expected("other", false);
-        assert!(conflicts.given.is_empty(), "what another process led is not counted");
+        assert!(conflicts.services.is_empty(), "what another process intercepted is not counted");
         conflicts.set_expected("a", true);
         for _ in 1..MAX_LOSSES {
             conflicts.record_loss("a", start);
@@ -104,6 +104,6 @@ mod tests {
         conflicts.record_loss("a", later);
         assert!(!conflicts.is_suspended("a", later), "it begins anew");
         conflicts.remove("a");
-        assert!(conflicts.given.is_empty());
+        assert!(conflicts.services.is_empty());
     }
 }

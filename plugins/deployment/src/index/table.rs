@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::objects::{ObjectName, TrimmedObject};
 
-/// How many objects that are gone are remembered, so that a late word does not bring one back.
+/// How many objects that are gone are remembered, so that a late event does not bring one back.
 const MAX_REMEMBERED: usize = 20_000;
 
 /// Facts of one type.
@@ -108,7 +108,7 @@ mod tests {
         Service { meta, ..Service::default() }
     }
 
-    fn tell(table: &mut ObjectTable<Service>, uid: &str, revision: u64, origin: StateOrigin) -> bool {
+    fn observe(table: &mut ObjectTable<Service>, uid: &str, revision: u64, origin: StateOrigin) -> bool {
         let new = service(uid, revision);
         let news = table.is_news(&new, origin);
         if news {
@@ -120,31 +120,31 @@ mod tests {
     #[test]
     fn an_older_state_never_comes_after_a_newer_one() {
         let mut table = ObjectTable::default();
-        assert!(tell(&mut table, "a", 5, StateOrigin::Watch));
-        assert!(tell(&mut table, "a", 9, StateOrigin::Own), "its own write");
+        assert!(observe(&mut table, "a", 5, StateOrigin::Watch));
+        assert!(observe(&mut table, "a", 9, StateOrigin::Own), "its own write");
         for behind in [5, 7, 9] {
-            assert!(!tell(&mut table, "a", behind, StateOrigin::Watch), "{behind}");
+            assert!(!observe(&mut table, "a", behind, StateOrigin::Watch), "{behind}");
         }
-        assert!(tell(&mut table, "a", 10, StateOrigin::Watch));
+        assert!(observe(&mut table, "a", 10, StateOrigin::Watch));
     }
 
     #[test]
     fn what_is_gone_stays_gone_and_another_of_its_name_is_another() {
         let mut table = ObjectTable::default();
-        assert!(tell(&mut table, "a", 5, StateOrigin::Watch));
+        assert!(observe(&mut table, "a", 5, StateOrigin::Watch));
         let name = service("a", 0).meta.key();
         assert!(table.remove(&name, "a").is_some());
-        assert!(!tell(&mut table, "a", 6, StateOrigin::Own), "a read that was answered before");
-        assert!(tell(&mut table, "b", 8, StateOrigin::Watch));
-        assert!(table.remove(&name, "a").is_none(), "a late word of the first one's end");
-        assert!(tell(&mut table, "c", 9, StateOrigin::Own));
-        assert!(!tell(&mut table, "b", 10, StateOrigin::Watch), "it was replaced");
+        assert!(!observe(&mut table, "a", 6, StateOrigin::Own), "a read that was answered before");
+        assert!(observe(&mut table, "b", 8, StateOrigin::Watch));
+        assert!(table.remove(&name, "a").is_none(), "a late deletion of the first one");
+        assert!(observe(&mut table, "c", 9, StateOrigin::Own));
+        assert!(!observe(&mut table, "b", 10, StateOrigin::Watch), "it was replaced");
     }
 
     #[test]
     fn a_list_tells_what_is_gone_but_not_of_what_is_newer_than_itself() {
         let mut table = ObjectTable::default();
-        assert!(tell(&mut table, "a", 5, StateOrigin::Own));
+        assert!(observe(&mut table, "a", 5, StateOrigin::Own));
         assert_eq!(table.missing(&HashSet::new(), 4), []);
         assert_eq!(table.missing(&HashSet::new(), 5).len(), 1);
         assert_eq!(table.missing(&HashSet::from([service("a", 0).meta.key()]), 9), []);
@@ -153,8 +153,8 @@ mod tests {
     #[test]
     fn without_numbers_only_the_stream_counts() {
         let mut table = ObjectTable::default();
-        assert!(tell(&mut table, "a", 0, StateOrigin::Watch));
-        assert!(!tell(&mut table, "a", 0, StateOrigin::Own));
-        assert!(tell(&mut table, "a", 0, StateOrigin::Watch));
+        assert!(observe(&mut table, "a", 0, StateOrigin::Watch));
+        assert!(!observe(&mut table, "a", 0, StateOrigin::Own));
+        assert!(observe(&mut table, "a", 0, StateOrigin::Watch));
     }
 }

@@ -26,7 +26,7 @@ pub(crate) struct PortDraft<'a> {
     of: HashMap<String, Vec<u16>>,
 }
 
-/// Whether every holder without a port could be given one, now.
+/// Whether every holder without a port could be assigned one, now.
 pub(crate) fn has_room_for(
     registry: &PortRegistry,
     holders: &[PortHolder],
@@ -69,7 +69,7 @@ impl<'a> PortDraft<'a> {
             Some(Some(entry)) if entry.freed_at.is_some() => {}
             Some(_) => return,
         }
-        // One port each: the one it was given first.
+        // One port each: the one it was assigned first.
         let has_one = self.its(holder).any(|(_, held)| held);
         if self.range.contains(port) && !has_one {
             self.give(port, holder);

@@ -104,7 +104,7 @@ impl Scene {
             },
         });
         let workload = Workload::new(&self.kind, serde_json::from_value(object).unwrap());
-        self.tell(ObjectChange::Workload(Box::new(workload)));
+        self.apply(ObjectChange::Workload(Box::new(workload)));
     }
 
     /// A Service of that name, with more said of it.
@@ -118,7 +118,7 @@ impl Scene {
         }
         let object = json!({"metadata": self.metadata(name, &json!({})), "spec": spec});
         let service = serde_json::from_value::<Service>(object).unwrap();
-        self.tell(ObjectChange::Service(service.into()));
+        self.apply(ObjectChange::Service(service.into()));
     }
 
     /// The same, with our key.
@@ -128,10 +128,10 @@ impl Scene {
 
     pub(crate) fn policy(&self, name: &str, spec: Value) {
         let object = json!({"metadata": self.metadata(name, &json!({})), "spec": spec});
-        self.tell(ObjectChange::Policy(serde_json::from_value::<NetworkPolicy>(object).unwrap().into()));
+        self.apply(ObjectChange::Policy(serde_json::from_value::<NetworkPolicy>(object).unwrap().into()));
     }
 
-    /// Our slice of a Service, with a DLX per name, at 10.0.0.1 and on; its port `http` is the one given.
+    /// Our slice of a Service, with a DLX per name, from 10.0.0.1; its port `http` is the parameter.
     pub(crate) fn our_slice(&self, service: &str, format: &str, dlxs: &str, ports: &[u16]) {
         let labels = json!({SERVICE: service, MANAGED_BY.0: MANAGED_BY.1});
         let owner = json!({"apiVersion": "v1", "kind": "Service", "name": service, "uid": service});
@@ -157,7 +157,7 @@ impl Scene {
             "metadata": self.metadata(name, more), "addressType": "IPv4", "endpoints": endpoints, "ports": ports,
         });
         let slice = serde_json::from_value::<EndpointSlice>(object).unwrap();
-        self.tell(ObjectChange::Slice(Box::new(slice.into())));
+        self.apply(ObjectChange::Slice(Box::new(slice.into())));
     }
 
     /// An Ingress that routes a host to a Service of its namespace.
@@ -167,7 +167,7 @@ impl Scene {
         let spec = json!({"rules": [{"host": host, "http": {"paths": paths}}]});
         let object = json!({"metadata": self.metadata(name, &json!({})), "spec": spec});
         let ingress = serde_json::from_value::<Ingress>(object).unwrap();
-        self.tell(ObjectChange::Route(ObjectType::Ingresses, ingress.into()));
+        self.apply(ObjectChange::Route(ObjectType::Ingresses, ingress.into()));
     }
 
     pub(crate) fn no_ingress(&self, name: &str) {
@@ -186,19 +186,19 @@ impl Scene {
         self.store.with(|state| state.remove(ObjectType::Slices, &("shop".into(), name.into()), name));
     }
 
-    /// The registry: each port with the Service it is given to, whose port is `http`.
+    /// The registry: each port with the Service it is assigned to, whose port is `http`.
     pub(crate) fn registry(&self, ports: &[(u16, &str)]) {
         let entry =
             |service: &str| json!({"namespace": "shop", "service": service, "uid": service, "port": "http"});
         let data = ports.iter().map(|(port, service)| (port.to_string(), entry(service).to_string().into()));
         let data: serde_json::Map<String, Value> = data.collect();
         let object = json!({"metadata": self.metadata("scaler-service-ports", &json!({})), "data": data});
-        self.tell(ObjectChange::PortRegistry(Box::new(
+        self.apply(ObjectChange::PortRegistry(Box::new(
             serde_json::from_value::<ConfigMap>(object).unwrap().into(),
         )));
     }
 
-    fn tell(&self, change: ObjectChange) {
+    fn apply(&self, change: ObjectChange) {
         self.store.with(|state| state.apply(change, StateOrigin::Watch));
     }
 

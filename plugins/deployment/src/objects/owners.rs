@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 pub(crate) struct Owners {
     /// Entries of `metadata.managedFields` without their fields. Scaler's own are left out.
     pub(crate) others: Vec<ManagedFieldsEntry>,
-    /// Scaler owns it: a daemon has written it, and has not given it back.
+    /// Scaler owns it: a daemon has written it, and has not restored it.
     pub(crate) scaler: bool,
 }
 

@@ -41,7 +41,7 @@ pub(crate) struct StoredState {
     /// or if an intercepted Service has this record's nonce.
     #[serde(default, deserialize_with = "tolerant::option", skip_serializing_if = "Option::is_none")]
     pub(crate) replicas: Option<u32>,
-    /// Who owned the replicas (`metadata.managedFields`) when Scaler wrote them: should that daemon end before it has given them
+    /// Who owned the replicas (`metadata.managedFields`) when Scaler wrote them: should that daemon end before it has restored them
     /// back, another one does.
     #[serde(
         rename = "managed_fields",
@@ -241,7 +241,7 @@ mod tests {
             3,
             3,
         ));
-        assert_eq!(reverted.event, up.event, "a fence that was lifted is no event");
+        assert_eq!(reverted.event, up.event, "a drain that was reverted is no event");
     }
 
     /// A backup's record is on an object of another uid. A version before this one wrote none.
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_told_from_what_is_of_a_later_format() {
+    fn an_unreadable_record_is_distinguished_from_a_later_format() {
         for text in ["", "{", "[]", "{}", r#"{"phase":7}"#, r#"{"phase":"active","nonce":7}"#] {
             assert!(StoredState::parse(text).is_err(), "{text}");
         }

@@ -189,13 +189,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_of_it() {
+    fn the_status_counts_the_pods_and_the_deadline_is_read() {
         let deadline = |seconds: i32| json!({"progressDeadlineSeconds": seconds});
         let status =
             json!({"observedGeneration": 4, "replicas": 4, "updatedReplicas": 1, "readyReplicas": 2});
-        let told = rollout_of("Deployment", 3, deadline(90), status);
-        assert_eq!(told.deadline, Some(Duration::from_secs(90)));
-        assert_eq!(told.status, "1 of 3 pods have the current template, 3 have an earlier one, 2 are ready");
+        let rollout = rollout_of("Deployment", 3, deadline(90), status);
+        assert_eq!(rollout.deadline, Some(Duration::from_secs(90)));
+        assert_eq!(
+            rollout.status,
+            "1 of 3 pods have the current template, 3 have an earlier one, 2 are ready"
+        );
         let none = rollout_of("Deployment", 3, deadline(i32::MAX), json!({}));
         assert_eq!(none.deadline, None);
         assert_eq!(none.status, "the controller of deployments.apps has not observed its last change");

@@ -21,7 +21,7 @@ pub(crate) struct HostRoute {
 /// A rule of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RouteRule {
-    /// The host names under which its requests arrive: the rule's, or the one that they are given on the way.
+    /// The host names under which its requests arrive: the rule's, or the one that the route replaces it with.
     pub(crate) hosts: BTreeSet<String>,
     /// The Services that they arrive at.
     pub(crate) services: BTreeSet<ObjectName>,
@@ -59,8 +59,8 @@ fn is_among(hosts: &BTreeSet<String>, host: &str) -> bool {
 impl From<Ingress> for HostRoute {
     fn from(ingress: Ingress) -> Self {
         let meta = Meta::from(&ingress.metadata);
-        let given = ingress.metadata.annotations.and_then(|mut all| all.remove(UPSTREAM_HOST));
-        let given: Option<BTreeSet<_>> = given.map(|host| [host.to_ascii_lowercase()].into());
+        let upstream_host = ingress.metadata.annotations.and_then(|mut all| all.remove(UPSTREAM_HOST));
+        let upstream_host: Option<BTreeSet<_>> = upstream_host.map(|host| [host.to_ascii_lowercase()].into());
         let spec_rules = ingress.spec.unwrap_or_default().rules.into_iter().flatten();
         let (mut hosts, mut rules) = (BTreeSet::new(), Vec::new());
         for rule in spec_rules {
@@ -69,7 +69,7 @@ impl From<Ingress> for HostRoute {
             let services = paths.filter_map(|path| path.backend.service);
             let services = services.map(|service| (meta.namespace.clone(), service.name.into())).collect();
             hosts.extend(own.iter().cloned());
-            rules.push(RouteRule { hosts: given.clone().unwrap_or(own), services });
+            rules.push(RouteRule { hosts: upstream_host.clone().unwrap_or(own), services });
         }
         Self { meta, hosts, rules }
     }
@@ -87,8 +87,8 @@ impl From<DynamicObject> for HostRoute {
         let permitted = is_permitted(&route.data["status"], route.metadata.generation);
         let rule = |rule: &Value| {
             let filters = list(rule, "filters");
-            let given = filters.iter().find_map(|filter| filter["urlRewrite"]["hostname"].as_str());
-            let given = given.map(|host| [host.to_ascii_lowercase()].into());
+            let rewritten = filters.iter().find_map(|filter| filter["urlRewrite"]["hostname"].as_str());
+            let rewritten = rewritten.map(|host| [host.to_ascii_lowercase()].into());
             let backends = list(rule, "backendRefs");
             let takes = |backend: &&Value| {
                 backend["kind"].as_str().is_none_or(|kind| kind == "Service") && backend["weight"] != 0
@@ -100,7 +100,7 @@ impl From<DynamicObject> for HostRoute {
                     .then_some((namespace, backend["name"].as_str()?.into()))
             };
             RouteRule {
-                hosts: given.unwrap_or_else(|| hosts.clone()),
+                hosts: rewritten.unwrap_or_else(|| hosts.clone()),
                 services: backends.iter().filter(takes).filter_map(service).collect(),
             }
         };
@@ -165,9 +165,9 @@ mod tests {
         ];
         assert_eq!(rules(&plain), expected);
         assert!(plain.rules[1].has("a.example.org") && !plain.rules[1].has("shop.example.com"));
-        let given = ingress(json!({UPSTREAM_HOST: "web.shop.svc"}));
-        assert_eq!(given.hosts, plain.hosts);
-        assert_eq!(rules(&given)[0], "web.shop.svc to shop/api,shop/scaler-dlx");
+        let rewritten = ingress(json!({UPSTREAM_HOST: "web.shop.svc"}));
+        assert_eq!(rewritten.hosts, plain.hosts);
+        assert_eq!(rules(&rewritten)[0], "web.shop.svc to shop/api,shop/scaler-dlx");
     }
 
     #[test]

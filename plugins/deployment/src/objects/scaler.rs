@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_who_goes_to_zero_itself_is_in_the_way() {
+    fn only_an_autoscaler_that_scales_to_zero_conflicts() {
         let hpa = |minimum: Value| -> OtherAutoscaler {
             let object = json!({
                 "metadata": {"name": "web"},

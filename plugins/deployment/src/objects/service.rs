@@ -155,15 +155,15 @@ mod tests {
     fn with_our_key_it_is_still_its_workloads() {
         let spec = |selector: Value| json!({"selector": selector, "ports": [{"port": 80}]});
         let free = service(spec(json!({"app": "web"})));
-        let fenced = service(spec(json!({"app": "web", SELECTOR_KEY: "1"})));
-        assert_eq!((free.intercepted, fenced.intercepted), (false, true));
-        assert_eq!(free.selector, fenced.selector);
+        let intercepted = service(spec(json!({"app": "web", SELECTOR_KEY: "1"})));
+        assert_eq!((free.intercepted, intercepted.intercepted), (false, true));
+        assert_eq!(free.selector, intercepted.selector);
         assert!(
-            free.has_same_spec(&fenced)
+            free.has_same_spec(&intercepted)
                 && !free.has_same_spec(&service(spec(json!({"app": "web", "tier": "a"}))))
         );
         let labels = Labels::from([("app".to_owned(), "web".to_owned())]);
-        assert!(fenced.selects(&labels));
+        assert!(intercepted.selects(&labels));
         assert!(!service(spec(json!({SELECTOR_KEY: "1"}))).selects(&labels), "our key alone leads nowhere");
     }
 

@@ -18,7 +18,7 @@ pub(crate) const FORMAT: &str = "scaler.dev/format";
 /// The annotation with the names of the DLXs that are its endpoints, commas between them.
 pub(crate) const DLXS: &str = "scaler.dev/dlxs";
 /// The annotation with the owners of the Service's selector (`metadata.managedFields`) when Scaler wrote it: should that daemon end
-/// before it has given it back, another one does.
+/// before it has restored it, another one does.
 pub(crate) const OWNERS: &str = "scaler.dev/selector-managed-fields";
 /// The newest format that is read, and the one that is written.
 pub(crate) const NEWEST: u32 = 1;
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn ours_are_told_from_others() {
+    fn our_slices_are_distinguished_from_others() {
         let endpoints = json!([{"addresses": ["10.0.0.2"], "nodeName": "n"}, {"addresses": ["10.0.0.1"]}]);
         let labels = json!({SERVICE: "web", MANAGED_BY.0: MANAGED_BY.1});
         let ours = slice(labels, json!({FORMAT: "1", DLXS: "a,b"}), endpoints.clone());

@@ -8,7 +8,7 @@ use crate::objects::{Container, ContainerProbe, PodObject, PortRef, Service, is_
 #[derive(Clone, Debug)]
 pub(crate) struct PortSelection<'a> {
     /// Its annotation's.
-    pub(crate) asked: Option<&'a PortRef>,
+    pub(crate) requested: Option<&'a PortRef>,
     /// The Services that select it, the one of its own name first.
     pub(crate) services: &'a [&'a Service],
     /// The addresses of DLXs that are endpoints of these.
@@ -55,7 +55,7 @@ impl PortSelection<'_> {
 
     /// The port of a pod that requests go to, and the container that has it if one says so.
     pub(crate) fn select_port<'p>(&self, pod: &'p PodObject) -> Option<(u16, Option<&'p Container>)> {
-        let port = match self.asked {
+        let port = match self.requested {
             Some(PortRef::Number(number)) => *number,
             Some(PortRef::Name(name)) => {
                 let of_a_service = self.services.iter().flat_map(|service| &service.ports);
@@ -89,7 +89,7 @@ impl PortSelection<'_> {
 
     /// Why a pod has no port for requests.
     pub(crate) fn missing(&self) -> String {
-        match self.asked {
+        match self.requested {
             Some(PortRef::Name(name)) => {
                 format!("no port of its Services or containers is named {name:?} (scaler.dev/port)")
             }
@@ -184,8 +184,11 @@ mod tests {
         service.into()
     }
 
-    fn endpoint_of(pod: &PodObject, asked: Option<PortRef>, services: &[&Service]) -> Option<Endpoint> {
-        pod_endpoint(pod, &PortSelection { asked: asked.as_ref(), services, dlxs: &[], service_ports: None })
+    fn endpoint_of(pod: &PodObject, requested: Option<PortRef>, services: &[&Service]) -> Option<Endpoint> {
+        pod_endpoint(
+            pod,
+            &PortSelection { requested: requested.as_ref(), services, dlxs: &[], service_ports: None },
+        )
     }
 
     #[test]
@@ -194,8 +197,12 @@ mod tests {
             let mut pod = pod(json!([{"name": "web", "ports": [{"containerPort": number}]}]), true);
             (pod.ip, pod.host_network) = (Some(address.to_owned()), host_network);
             let service_ports = Some(ServicePorts { first: 20_000, last: 20_999 });
-            let ports =
-                PortSelection { asked: None, services: &[], dlxs: &["10.0.0.7", "fd00::7"], service_ports };
+            let ports = PortSelection {
+                requested: None,
+                services: &[],
+                dlxs: &["10.0.0.7", "fd00::7"],
+                service_ports,
+            };
             pod_endpoint(&pod, &ports).is_some()
         };
         assert!(at("10.0.0.1", false, 8090));
@@ -205,7 +212,7 @@ mod tests {
         let mut own = pod(json!([{"name": "web", "ports": [{"containerPort": 8080}]}]), true);
         assert!(endpoint_of(&own, None, &[]).is_some());
         own.labels.insert(COMPONENT.to_owned(), "dlx".to_owned());
-        assert!(endpoint_of(&own, None, &[]).is_none(), "not led yet, and a DLX all the same");
+        assert!(endpoint_of(&own, None, &[]).is_none(), "not intercepted yet, and a DLX all the same");
     }
 
     #[test]
@@ -223,7 +230,7 @@ mod tests {
         let first = service(json!([{"name": "a", "port": 5000}]));
         let udp = service(json!([{"name": "a", "port": 53, "protocol": "UDP"}]));
         let name = |name: &str| Some(PortRef::Name(name.to_owned()));
-        for (asked, services, expected) in [
+        for (requested, services, expected) in [
             (None, vec![&one], Some(8080)),
             (None, vec![&said], Some(81)),
             (None, vec![&first, &one], Some(5000)),
@@ -235,8 +242,8 @@ mod tests {
             (name("admin"), vec![&one], Some(9000)),
             (name("nobody"), vec![&one], None),
         ] {
-            let port = endpoint_of(&web, asked.clone(), &services).map(|one| one.address);
-            assert_eq!(port, expected.map(|port| format!("10.0.0.1:{port}")), "{asked:?} {services:?}");
+            let port = endpoint_of(&web, requested.clone(), &services).map(|one| one.address);
+            assert_eq!(port, expected.map(|port| format!("10.0.0.1:{port}")), "{requested:?} {services:?}");
         }
         let bare = pod(json!([{"name": "web"}]), true);
         assert_eq!(endpoint_of(&bare, None, &[]), None);

@@ -22,9 +22,9 @@ struct Claims<'a> {
     /// The Services that select it.
     services: Vec<&'a Service>,
     /// The host annotation's names.
-    asked: &'a [String],
+    requested: &'a [String],
     /// The names the operator gives it.
-    given: Vec<String>,
+    from_operator: Vec<String>,
 }
 
 /// The names that requests for a workload come by, and those that do not count.
@@ -38,8 +38,8 @@ pub(crate) fn workload_hosts(
         namespace,
         domain: &state.config.cluster_domain,
         services: state.services_of(workload),
-        asked: &options.hosts,
-        given: state.config.operators_hosts(&id.namespace, &id.name).cloned().collect(),
+        requested: &options.hosts,
+        from_operator: state.config.operators_hosts(&id.namespace, &id.name).cloned().collect(),
     };
     claims.settle(|name| state.is_alone(name), |host| state.is_routed(namespace, host))
 }
@@ -70,8 +70,8 @@ impl Claims<'_> {
                 format!("{name}.{namespace}.svc.{domain}"),
             ]);
         }
-        hosts.extend(self.given.iter().cloned());
-        for host in self.asked {
+        hosts.extend(self.from_operator.iter().cloned());
+        for host in self.requested {
             if hosts.contains(host) {
                 continue;
             }
@@ -105,8 +105,8 @@ mod tests {
             namespace: "shop",
             domain: "cluster.local",
             services: vec![&web],
-            asked: &[],
-            given: Vec::new(),
+            requested: &[],
+            from_operator: Vec::new(),
         };
         let (hosts, refused) = claims.settle(|_| true, |_| false);
         assert_eq!(hosts, ["web", "web.shop", "web.shop.svc", "web.shop.svc.cluster.local"]);
@@ -117,14 +117,14 @@ mod tests {
 
     #[test]
     fn an_annotation_counts_only_where_a_route_or_the_operator_has_the_host() {
-        let asked =
+        let requested =
             ["shop.example.com".to_owned(), "bank.example.com".to_owned(), "given.example.com".to_owned()];
         let claims = Claims {
             namespace: "shop",
             domain: "cluster.local",
             services: Vec::new(),
-            asked: &asked,
-            given: vec!["given.example.com".to_owned()],
+            requested: &requested,
+            from_operator: vec!["given.example.com".to_owned()],
         };
         let (hosts, refused) = claims.settle(|_| true, |host| host == "shop.example.com");
         assert_eq!(hosts, ["given.example.com", "shop.example.com"]);

@@ -29,9 +29,9 @@ pub(crate) struct WorkloadOptions {
     pub(crate) opted_in: bool,
     /// The metrics that decide; empty: as the namespace file says.
     pub(crate) metrics: Vec<ScaleResource>,
-    /// Host names asked for.
+    /// The requested host names.
     pub(crate) hosts: Vec<String>,
-    /// The port asked for.
+    /// The requested port.
     pub(crate) port: Option<PortRef>,
     /// How long a request is held.
     pub(crate) hold_timeout: Option<Duration>,
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_in() {
+    fn the_managed_workloads() {
         let all = config("{optIn: all}");
         let one = config("{}");
         for (own, namespace, config, expected) in [
@@ -396,8 +396,8 @@ mod tests {
     }
 
     #[test]
-    fn each_bad_value_is_told_with_what_was_expected_and_leaves_the_others() {
-        for (name, value, told) in [
+    fn each_bad_value_is_named_with_what_was_expected_and_the_others_hold() {
+        for (name, value, expected) in [
             (SCALE_TO_ZERO, "10", "\"10\" is not a duration"),
             (SCALE_TO_ZERO, "0s", "\"0s\" is too short: expected 100ms or more"),
             (SCALE_TO_ZERO, "1ns", "\"1ns\" is too short"),
@@ -430,7 +430,7 @@ mod tests {
             assert_eq!(options.invalid.len(), 1, "{name} {value}: {:?}", options.invalid);
             assert!(
                 options.invalid[0].to_string().starts_with(name)
-                    && options.invalid[0].to_string().contains(told),
+                    && options.invalid[0].to_string().contains(expected),
                 "{}",
                 options.invalid[0]
             );

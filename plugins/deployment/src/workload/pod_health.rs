@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_is_told_from_what_does_not() {
+    fn pending_reasons_are_distinguished_from_failures() {
         let web = workload(4, None);
         for reason in FINAL_REASONS {
             assert_eq!(

@@ -284,11 +284,11 @@ impl ScaleWriter {
                 };
                 return Err(ScaleError::Retry { after: Duration::from_secs(1), reason });
             }
-            let asked = async {
+            let written = async {
                 self.read_workload(id).await?;
                 self.list_pods(&workload).await
             };
-            if let Err(error) = asked.await {
+            if let Err(error) = written.await {
                 tracing::warn!(resource = %id, error = cluster::describe_error(&error), "failed to check whether it is scaled down");
             }
         }

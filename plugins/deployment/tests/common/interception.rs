@@ -1,4 +1,4 @@
-//! Services that are led: who leads them, and what is on the objects.
+//! Services that are intercepted: by which process, and what is on the objects.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -20,7 +20,7 @@ pub const AUTOSCALER: &str = "autoscaler";
 pub const PORTS: ServicePorts = ServicePorts { first: 20000, last: 20099 };
 
 impl Scene {
-    /// A daemon that leads Services, or serves those that are led.
+    /// A daemon that intercepts Services, or serves those that are intercepted.
     pub async fn leading(&self, role: Role, ports: ServicePorts) -> Arc<DeploymentScaler> {
         let mut context = self.context(role, &User::Admin, "{}");
         context.service_ports = Some(ports);
@@ -120,7 +120,7 @@ impl Scene {
         Api::namespaced_with(self.client.clone(), HOME, &api_resource("ConfigMap"))
     }
 
-    /// The registry: what each port is given to, and whether it was given back.
+    /// The registry: what each port is assigned to, and whether it was freed.
     pub async fn registry(&self) -> BTreeMap<String, Value> {
         let entry = |text: Value| serde_json::from_str(text.as_str().unwrap()).unwrap();
         let ports = self.registry_data().await.into_iter().filter(|(key, _)| key != "intercepted");
@@ -154,13 +154,13 @@ pub fn to(name: &str, to: Backend, dlxs: Vec<Dlx>) -> InterceptionRequest {
     InterceptionRequest { id: id(name), backend: to, dlxs, deadline: SOON }
 }
 
-/// Has it led to the DLX `a`; in traffic mode `when-asleep` under a fence.
-pub async fn lead(plugin: &DeploymentScaler, name: &str) {
+/// Has it intercepted by the DLX `a`; in traffic mode `when-asleep` during a drain.
+pub async fn intercept(plugin: &DeploymentScaler, name: &str) {
     let seen = one(plugin, name).await;
     if seen.traffic_mode == TrafficMode::WhenAsleep && seen.record.phase == Phase::Active && seen.replicas > 0
     {
-        let fence = record(Phase::Draining, 1);
-        plugin.compare_and_set(&seen.id, &seen.version, &fence).await.unwrap();
+        let drain = record(Phase::Draining, 1);
+        plugin.compare_and_set(&seen.id, &seen.version, &drain).await.unwrap();
     }
     soon(plugin.set_backend(&to(name, Backend::Dlx, dlxs(&["a"])))).await.unwrap();
 }

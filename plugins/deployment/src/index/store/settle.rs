@@ -107,13 +107,13 @@ impl State {
     /// Works out what was touched.
     pub(crate) fn settle(&mut self) {
         for id in std::mem::take(&mut self.dirty) {
-            let Projection { listed, not_managed: told } = (self.project)(self, &id);
-            if told.as_ref() != self.not_managed.get(&id) {
-                match &told {
+            let Projection { listed, not_managed: warning } = (self.project)(self, &id);
+            if warning.as_ref() != self.not_managed.get(&id) {
+                match &warning {
                     Some(warning) => drop(self.not_managed.insert(id.clone(), warning.clone())),
                     None => drop(self.not_managed.remove(&id)),
                 }
-                self.warnings.extend(told.map(|warning| (id.clone(), warning)));
+                self.warnings.extend(warning.map(|warning| (id.clone(), warning)));
             }
             match listed {
                 Some(new) => {
@@ -141,8 +141,8 @@ impl State {
     pub(super) fn changes_since(&mut self, cursor: u64) -> Option<Changes> {
         self.settle();
         let now = (Timestamp::now(), self.interception.now());
-        let told = self.log.since(cursor);
-        let (complete, resources, removed) = match told {
+        let changes = self.log.since(cursor);
+        let (complete, resources, removed) = match changes {
             Some((changed, removed)) if changed.is_empty() && removed.is_empty() => return None,
             Some((changed, removed)) => {
                 let all = changed.iter().filter_map(|id| self.listed.get(id));

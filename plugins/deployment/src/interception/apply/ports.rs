@@ -28,7 +28,7 @@ use crate::{
 
 /// How often a change is built again because of a concurrent write.
 const MAX_ATTEMPTS: usize = 10;
-/// To how many Services ports are given in one write before they are asked for: a patch of some 200 KB. Each write is read
+/// How many Services are assigned ports in one write before they need them: a patch of some 200 KB. Each write is read
 /// whole by everybody, so that a write for each would cost the square of their number.
 const MAX_CLAIMED_AHEAD: usize = 1000;
 
@@ -113,7 +113,7 @@ impl InterceptionWriter {
             if let Ok(answer) = answer.await {
                 return answer;
             }
-            // Whoever had it among his was given up on.
+            // Its former holder is gone.
         }
     }
 

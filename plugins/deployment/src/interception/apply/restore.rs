@@ -35,9 +35,9 @@ impl InterceptionWriter {
     /// It did not come to that in time; another call goes on from there.
     pub(crate) async fn restore(&self, request: &RestoreRequest) -> Result<(), ScaleError> {
         self.ensure_autoscaler()?;
-        let given_back =
+        let restored =
             timeout(request.deadline, self.restore_workload(&request.id, request.propagation_delay)).await;
-        given_back.unwrap_or_else(|_| {
+        restored.unwrap_or_else(|_| {
             let reason = format!(
                 "{} was not restored within {}: its pods are not ready, or the API does not answer",
                 request.id,

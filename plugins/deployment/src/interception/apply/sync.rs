@@ -36,16 +36,16 @@ impl InterceptionWriter {
     /// Not everything could be written; without DLXs also: a Service still holds a port.
     pub(crate) async fn sync_dlxs(&self, dlxs: &[Dlx]) -> Result<()> {
         self.ensure_autoscaler()?;
-        let all_given_back = dlxs.is_empty();
+        let restores_all = dlxs.is_empty();
         let work = self.store.with(|state| {
             state.config.service_ports?;
-            if !all_given_back {
+            if !restores_all {
                 state.set_dlxs(dlxs);
             }
             state.resume_suspended();
             state.settle();
             let mut work = pending_actions(state, dlxs);
-            work.retain(|_, what| *what == SyncAction::Restore || !all_given_back);
+            work.retain(|_, what| *what == SyncAction::Restore || !restores_all);
             Some(work)
         });
         let Some(work) = work else { return Ok(()) };
@@ -57,7 +57,7 @@ impl InterceptionWriter {
             stream::iter(all).buffer_unordered(MAX_CONCURRENT).filter_map(std::future::ready).collect().await;
         failed.extend(self.prune_ports().await.err().map(|error| error.to_string()));
         match failed.first() {
-            None if all_given_back => self.ensure_no_port_is_held().await,
+            None if restores_all => self.ensure_no_port_is_held().await,
             None => Ok(()),
             Some(first) => Err(anyhow!("{} Services are not in sync; the first: {first}", failed.len())),
         }

@@ -18,8 +18,8 @@ pub(in crate::interception) fn unreachable(
     options: &WorkloadOptions,
 ) -> Option<String> {
     let id = workload.id();
-    let given = state.config.operators_hosts(&id.namespace, &id.name).next().is_some();
-    if given || existing_route(state, workload, options).is_some() {
+    let by_operator = state.config.operators_hosts(&id.namespace, &id.name).next().is_some();
+    if by_operator || existing_route(state, workload, options).is_some() {
         return None;
     }
     let (namespace, dlx) = (&workload.meta.namespace, &state.config.dlx_service);

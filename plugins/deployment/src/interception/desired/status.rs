@@ -72,7 +72,7 @@ pub(crate) fn interception_status(
     };
     // A refused workload is kept awake and restored, also where its Services are not to be intercepted.
     let wanted = options.opted_in && options.intercept != InterceptMode::Manual;
-    let asked = wanted || refusal.is_some();
+    let requested = wanted || refusal.is_some();
     let services = state.services_of(workload);
     let ours: Vec<&DlxSlice> = services.iter().flat_map(|service| dlx_slices(state, service)).collect();
     let leads = if services.iter().any(|service| service.intercepted) {
@@ -89,11 +89,11 @@ pub(crate) fn interception_status(
     let id = workload.id();
     let intercepted_since = state.interception.intercepted_since(&id).filter(|_| leads == Backend::Dlx);
     let lacks_ports = matches!(refusal, Some(InterceptionRefusal::NoPort(_)));
-    let route = (asked || leads != Backend::Workload).then(|| {
+    let route = (requested || leads != Backend::Workload).then(|| {
         let ordinary = state.ordinary_services_of(workload);
         let dlxs: BTreeSet<&String> = ours.iter().flat_map(|ours| &ours.dlxs).collect();
         Interception {
-            requested: asked,
+            requested,
             refusal: refusal.map(InterceptionRefusal::text).unwrap_or_default(),
             backend: leads,
             in_sync: match leads {
@@ -123,7 +123,7 @@ pub(crate) fn assigned_ports(state: &State, service: &Service) -> Option<Assigne
 
 /// Whether a Service's slices are as they would be written again with the DLXs that they name, and give every client an endpoint.
 pub(crate) fn is_complete(state: &State, service: &Service) -> bool {
-    let Some(given) = assigned_ports(state, service) else { return false };
+    let Some(assigned) = assigned_ports(state, service) else { return false };
     let ours: Vec<&DlxSlice> = dlx_slices(state, service).collect();
     let known = &state.interception.dlxs;
     let is_right = |ours: &&DlxSlice| {
@@ -139,7 +139,7 @@ pub(crate) fn is_complete(state: &State, service: &Service) -> bool {
         family.is_some()
             && ours.format == NEWEST
             && ours.uid == service.meta.uid
-            && ours.ports == given
+            && ours.ports == assigned
             && endpoints
             && !ours.endpoints.is_empty()
             && ours.endpoints.iter().all(|place| place.ready)
@@ -155,12 +155,12 @@ fn dlx_ports(state: &State, workload: &Workload, services: &[&Service]) -> Vec<P
     let mut ports = Vec::new();
     for service in services {
         let registry = state.interception.registry();
-        let given = registry.into_iter().flat_map(|registry| registry.entries_of(&service.meta.uid));
-        let given = given.map(|(port, entry)| (port, entry.holder.port.as_str()));
+        let assigned = registry.into_iter().flat_map(|registry| registry.entries_of(&service.meta.uid));
+        let assigned = assigned.map(|(port, entry)| (port, entry.holder.port.as_str()));
         let named = dlx_slices(state, service).flat_map(|ours| &ours.ports);
         let named = named.map(|(name, port)| (*port, name.as_str()));
         let lost = named.filter(|(port, _)| !registry.is_some_and(|registry| registry.has(*port)));
-        for (listen, name) in given.chain(lost) {
+        for (listen, name) in assigned.chain(lost) {
             let of = service.ports.iter().find(|port| port.name == name);
             ports.push(Port {
                 listen,

@@ -28,7 +28,7 @@ fn written(draft: &PortDraft<'_>) -> PortRegistry {
 }
 
 #[test]
-fn everybody_has_a_port_of_his_own_and_keeps_it() {
+fn each_service_has_a_port_of_its_own_and_keeps_it() {
     let (empty, quarantine, now) = (PortRegistry::default(), PortQuarantine::default(), Instant::now());
     let mut draft = PortDraft::new(&empty, RANGE, &quarantine, now);
     let ports: Vec<_> = ["a", "b", "c", "d"].map(|name| claim(&mut draft, name, "now")).into();
@@ -49,7 +49,7 @@ fn everybody_has_a_port_of_his_own_and_keeps_it() {
 }
 
 #[test]
-fn what_was_given_back_is_nobody_elses_for_a_while() {
+fn a_freed_port_is_quarantined() {
     let (empty, mut quarantine, start) = (PortRegistry::default(), PortQuarantine::default(), Instant::now());
     let mut draft = PortDraft::new(&empty, RANGE, &quarantine, start);
     for name in ["a", "b", "c", "d"] {
@@ -57,14 +57,14 @@ fn what_was_given_back_is_nobody_elses_for_a_while() {
     }
     let port = claim(&mut draft, "a", "t0");
     draft.free("t1", |holder| holder.service == "a");
-    let given_back = written(&draft);
-    assert_eq!(given_back.held(&holder("a"), RANGE), None);
-    assert_eq!(given_back.entries_of("uid-a").count(), 1, "it stands there still");
-    quarantine.follow(&given_back, start);
+    let freed = written(&draft);
+    assert_eq!(freed.held(&holder("a"), RANGE), None);
+    assert_eq!(freed.entries_of("uid-a").count(), 1, "it stands there still");
+    quarantine.follow(&freed, start);
     let after = |quarantine: &PortQuarantine, name: &str, after: Duration| {
         let now = start + after;
-        let room = has_room_for(&given_back, &[holder(name)], RANGE, quarantine, now);
-        let port = claim(&mut PortDraft::new(&given_back, RANGE, quarantine, now), name, "t2");
+        let room = has_room_for(&freed, &[holder(name)], RANGE, quarantine, now);
+        let port = claim(&mut PortDraft::new(&freed, RANGE, quarantine, now), name, "t2");
         assert_eq!(room, port.is_some(), "{name}");
         port
     };
@@ -72,9 +72,9 @@ fn what_was_given_back_is_nobody_elses_for_a_while() {
     assert_eq!(after(&quarantine, "e", QUARANTINE - Duration::from_secs(1)), None);
     assert_eq!(after(&quarantine, "e", QUARANTINE), port);
     // Seen again as it was: since then. Given back another time: from then on.
-    quarantine.follow(&given_back, start + QUARANTINE);
+    quarantine.follow(&freed, start + QUARANTINE);
     assert_eq!(after(&quarantine, "e", QUARANTINE), port);
-    let mut again = PortDraft::new(&given_back, RANGE, &quarantine, start);
+    let mut again = PortDraft::new(&freed, RANGE, &quarantine, start);
     claim(&mut again, "a", "t3");
     again.free("t4", |holder| holder.service == "a");
     let again = written(&again);
@@ -85,7 +85,7 @@ fn what_was_given_back_is_nobody_elses_for_a_while() {
 }
 
 #[test]
-fn what_is_given_back_is_forgotten_in_the_end() {
+fn a_freed_port_is_forgotten_in_the_end() {
     let (empty, mut quarantine, start) = (PortRegistry::default(), PortQuarantine::default(), Instant::now());
     let mut draft = PortDraft::new(&empty, RANGE, &quarantine, start);
     claim(&mut draft, "a", "t0");
@@ -151,7 +151,7 @@ fn a_lost_registry_is_made_again_with_the_same_ports() {
 }
 
 #[test]
-fn what_cannot_be_read_is_nobodys_and_left_alone() {
+fn an_unreadable_port_entry_is_left_alone() {
     let data =
         BTreeMap::from([("20000".to_owned(), "mine".to_owned()), ("README".to_owned(), "!".to_owned())]);
     let registry = PortRegistry::from(ConfigMap { data: Some(data), ..ConfigMap::default() });

@@ -13,7 +13,7 @@ fn refused(scene: &Scene, words: &[&str]) {
 }
 
 #[test]
-fn an_ordinary_service_is_led_and_a_headless_one_beside_it_is_fine() {
+fn an_ordinary_service_is_intercepted_and_a_headless_one_beside_it_is_accepted() {
     let scene = Scene::new();
     scene.service("web", json!({}));
     assert_eq!(scene.refusal(), None);
@@ -24,7 +24,7 @@ fn an_ordinary_service_is_led_and_a_headless_one_beside_it_is_fine() {
 }
 
 #[test]
-fn shapes_that_cannot_be_led_are_named_with_what_to_do() {
+fn services_that_cannot_be_intercepted_are_named_with_what_to_do() {
     let udp = json!([{"name": "http", "port": 80, "targetPort": "http"}, {"name": "dns", "port": 53, "protocol": "UDP"}]);
     let many: Vec<_> =
         (0..101).map(|port| json!({"name": format!("p{port}"), "port": port + 1, "targetPort": 1})).collect();
@@ -57,7 +57,7 @@ fn a_family_that_no_dlx_has_is_named_as_soon_as_it_is_known_who_they_are() {
     assert_eq!(refused_by(&scene), "");
     scene.store.with(|state| state.set_dlxs(&[dlx("a", &["10.0.0.1"]), dlx("b", &["10.0.0.2"])]));
     refused(&scene, &["the Service front", "IPv6", "--listen-address", "ipFamilies"]);
-    // The daemons are told, though nothing of it has changed.
+    // The daemons are warnings, though nothing of it has changed.
     assert_eq!(Some(refused_by(&scene)), scene.refusal());
     // One is enough.
     scene.store.with(|state| state.set_dlxs(&[dlx("a", &["10.0.0.1"]), dlx("b", &["10.0.0.2", "fd00::2"])]));
@@ -71,7 +71,7 @@ fn a_family_that_no_dlx_has_is_named_as_soon_as_it_is_known_who_they_are() {
 }
 
 #[test]
-fn what_leads_to_no_pods_is_told_apart() {
+fn services_without_pods_are_refused_each_with_its_reason() {
     let scene = Scene::new();
     refused(&scene, &["no Service selects its pods", "create one"]);
     scene.service("web", json!({"type": "ExternalName"}));
@@ -85,7 +85,7 @@ fn what_leads_to_no_pods_is_told_apart() {
 }
 
 #[test]
-fn without_ports_nothing_is_led() {
+fn without_ports_nothing_is_intercepted() {
     let scene = Scene::with(scaler_types::Role::Autoscaler, None);
     scene.workload("web", "web", json!({}));
     scene.service("web", json!({}));
@@ -93,7 +93,7 @@ fn without_ports_nothing_is_led() {
 }
 
 #[test]
-fn a_service_over_several_workloads_is_refused_as_long_as_it_is() {
+fn a_service_of_several_workloads_is_refused() {
     let scene = Scene::new();
     scene.service("front", json!({"selector": {"tier": "front"}}));
     assert_eq!(scene.refusal(), None);
@@ -135,7 +135,7 @@ fn what_a_newer_version_wrote_is_left_alone() {
 }
 
 #[test]
-fn who_takes_the_key_away_three_times_has_his_way() {
+fn a_key_removed_three_times_is_not_written_again() {
     let scene = Scene::new();
     scene.service("web", json!({}));
     for _ in 0..MAX_LOSSES {
@@ -174,7 +174,7 @@ fn says(route: &str) -> Scene {
     scene
 }
 
-/// What keeps it awake, as the daemons are told.
+/// What keeps it awake, as the daemons are warnings.
 #[track_caller]
 fn kept(scene: &Scene) -> String {
     let web = scene.listed("web").unwrap();
@@ -270,7 +270,7 @@ fn the_operators_hosts_are_enough() {
 }
 
 #[test]
-fn what_opts_in_is_led_and_who_points_at_a_dlx_as_well_is_told() {
+fn a_workload_that_opts_in_is_intercepted_and_a_route_to_a_dlx_is_reported() {
     let scene = Scene::new();
     scene.workload("web", "web", json!({"scaler.dev/intercept": null}));
     scene.service("web", json!({}));
@@ -280,21 +280,21 @@ fn what_opts_in_is_led_and_who_points_at_a_dlx_as_well_is_told() {
     assert_eq!(scene.store.warnings(), []);
     scene.ingress("web", "web.shop.svc", "scaler-dlx");
     scene.service("scaler-dlx", json!({"type": "ExternalName", "externalName": "scaler-dlx.scaler.svc"}));
-    let told = scene.store.warnings();
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!(told[0].1.reason, "InterceptedByDefault");
+    let warnings = scene.store.warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert_eq!(warnings[0].1.reason, "InterceptedByDefault");
     for word in
         ["the Ingress web", "web.shop.svc", "scaler.dev/intercept: manual", "scaler.dev/intercept: always"]
     {
-        assert!(told[0].1.message.contains(word), "{word}: {told:?}");
+        assert!(warnings[0].1.message.contains(word), "{word}: {warnings:?}");
     }
-    // Who has said what he wants is told nothing.
+    // Who has said what he wants is warnings nothing.
     scene.workload("web", "web", json!({"scaler.dev/intercept": "always"}));
     assert_eq!(scene.store.warnings(), []);
 }
 
 #[test]
-fn what_cannot_be_led_stays_awake_also_by_default() {
+fn a_workload_that_cannot_be_intercepted_stays_awake_also_by_default() {
     let scene = Scene::new();
     scene.workload("web", "web", json!({"scaler.dev/intercept": null}));
     assert!(kept(&scene).contains("no Service selects its pods"));
@@ -325,7 +325,7 @@ fn services_that_differ_in_whether_pods_must_be_ready_are_refused() {
 enum Field {
     /// What is written there is done.
     Honoured,
-    /// A workload with that stays awake, and is told these words.
+    /// A workload with that stays awake, and is warnings these words.
     Refused(&'static str),
     /// It changes nothing.
     Irrelevant,

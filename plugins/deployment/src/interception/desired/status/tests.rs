@@ -8,8 +8,8 @@ use crate::{index::State, interception::scene::Scene};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// `web` is led, as it should be, by one DLX.
-fn led() -> Scene {
+/// `web` is intercepted, as it should be, by one DLX.
+fn intercepted() -> Scene {
     let scene = Scene::new();
     scene.registry(&[(20000, "web")]);
     scene.our_slice("web", "1", "a", &[20000]);
@@ -55,7 +55,7 @@ fn where_it_leads_follows_from_the_key_and_the_slices() {
 
 #[test]
 fn it_is_complete_only_as_it_would_be_written_again() {
-    let scene = led();
+    let scene = intercepted();
     assert!(route(&scene).in_sync);
     scene.registry(&[(20001, "web")]);
     assert!(!route(&scene).in_sync, "the port is another by now");
@@ -84,7 +84,7 @@ fn it_is_complete_only_as_it_would_be_written_again() {
 
 #[test]
 fn a_further_service_makes_it_incomplete_and_a_headless_one_does_not() {
-    let scene = led();
+    let scene = intercepted();
     scene.service("peers", json!({"clusterIP": "None"}));
     assert!(route(&scene).in_sync);
     scene.service("front", json!({}));
@@ -92,8 +92,8 @@ fn a_further_service_makes_it_incomplete_and_a_headless_one_does_not() {
 }
 
 #[test]
-fn it_is_led_since_all_of_it_was_seen_to_be() {
-    let scene = led();
+fn intercepted_for_counts_from_when_all_services_were_seen_intercepted() {
+    let scene = intercepted();
     scene.pass(SECOND);
     assert_eq!(intercepted_for(&scene), SECOND);
     // An endpoint of its own, ready or not: it takes what comes.
@@ -113,8 +113,8 @@ fn it_is_led_since_all_of_it_was_seen_to_be() {
 }
 
 #[test]
-fn what_was_broken_and_mended_between_two_looks_was_broken() {
-    let scene = led();
+fn an_interception_broken_between_two_reads_starts_anew() {
+    let scene = intercepted();
     scene.pass(SECOND);
     scene.service("web", json!({}));
     scene.intercepted_service("web");
@@ -122,8 +122,8 @@ fn what_was_broken_and_mended_between_two_looks_was_broken() {
 }
 
 #[test]
-fn after_a_gap_in_what_was_seen_it_is_led_from_then_on() {
-    let scene = led();
+fn after_a_gap_in_the_watch_intercepted_for_starts_anew() {
+    let scene = intercepted();
     scene.pass(SECOND);
     scene.store.with(State::reset_intercepted_since);
     assert_eq!(intercepted_for(&scene), Duration::ZERO);
@@ -148,7 +148,7 @@ fn a_dlx_does_not_say_since_when() {
 
 #[test]
 fn what_opted_out_is_listed_until_nothing_of_ours_is_left() {
-    let scene = led();
+    let scene = intercepted();
     scene.workload("web", "web", json!({"scaler.dev/scale-to-zero": "false"}));
     let web = scene.listed("web").unwrap();
     let route = web.interception.unwrap();
@@ -161,17 +161,17 @@ fn what_opted_out_is_listed_until_nothing_of_ours_is_left() {
 }
 
 #[test]
-fn what_is_refused_is_kept_awake_and_told() {
-    let scene = led();
+fn a_refused_workload_is_kept_awake_and_reported() {
+    let scene = intercepted();
     scene.service("web", json!({"internalTrafficPolicy": "Local"}));
     let web = scene.listed("web").unwrap();
     let refused = web.interception.unwrap().refusal;
     assert!(refused.contains("internalTrafficPolicy"), "{refused}");
     assert!(web.keep_awake.contains(&refused), "{}", web.keep_awake);
-    let told = scene.store.warnings();
+    let warnings = scene.store.warnings();
     assert!(
-        told.iter().any(|(_, one)| one.reason == "InterceptionRefused" && one.message == refused),
-        "{told:?}"
+        warnings.iter().any(|(_, one)| one.reason == "InterceptionRefused" && one.message == refused),
+        "{warnings:?}"
     );
     scene.workload("web", "web", json!({"scaler.dev/intercept": "manual"}));
     assert!(scene.listed("web").unwrap().keep_awake.contains("no request could wake it"));
@@ -181,8 +181,8 @@ fn what_is_refused_is_kept_awake_and_told() {
 }
 
 #[test]
-fn whatever_a_refusal_depends_on_makes_it_looked_at_anew() {
-    let scene = led();
+fn a_refusal_is_decided_anew_when_what_it_depends_on_changes() {
+    let scene = intercepted();
     let refused = |scene: &Scene| scene.listed("web").unwrap().interception.unwrap().refusal;
     assert_eq!(refused(&scene), "");
     scene.service("web", json!({"selector": {"tier": "front"}}));
@@ -200,8 +200,8 @@ fn whatever_a_refusal_depends_on_makes_it_looked_at_anew() {
 }
 
 #[test]
-fn an_hour_after_the_key_was_taken_away_it_is_led_again() {
-    let scene = led();
+fn an_hour_after_the_key_was_removed_it_is_intercepted_again() {
+    let scene = intercepted();
     let refused = |scene: &Scene| scene.listed("web").unwrap().interception.unwrap().refusal;
     for _ in 0..3 {
         scene.store.with(|state| state.interception.selector_conflicts.set_expected("web", true));
@@ -215,7 +215,7 @@ fn an_hour_after_the_key_was_taken_away_it_is_led_again() {
 }
 
 #[test]
-fn ports_are_told_as_long_as_they_stand_there() {
+fn ports_are_listed_as_long_as_the_registry_has_them() {
     for role in [Role::Autoscaler, Role::Dlx] {
         let scene = Scene::with(role, Some(ServicePorts { first: 20000, last: 20001 }));
         scene.workload("web", "web", json!({}));
