@@ -95,25 +95,25 @@ fn follow(plugins: &Arc<FollowedPlugins>, served: &Served) -> Followed {
     plugins.follow_source(source)
 }
 
-/// Asks for everything, then for what changes; for everything again when a list is asked for.
+/// Applies all resources, then what changes; all again when a list is requested.
 async fn stream(plugins: Arc<FollowedPlugins>, source: Arc<PluginSource>) {
-    let mut asks = source.asks();
+    let mut requests = source.list_requests();
     let mut stream = ChangeStream::new(source.calls.clone());
     loop {
-        // An ask is taken up only by a list that begins after it.
+        // A request is answered only by a list that begins after it.
         stream.pause().await;
-        let asked = stream.lists_all().then(|| *asks.borrow_and_update());
+        let requested = stream.lists_all().then(|| *requests.borrow_and_update());
         let changes = tokio::select! {
             changes = stream.next() => changes,
             // A plugin that waits is left waiting: the answer to 0 is not older than its question.
-            _ = asks.changed(), if asked.is_none() => { stream.relist(); continue }
+            _ = requests.changed(), if requested.is_none() => { stream.relist(); continue }
         };
         let listed = changes.is_ok();
         if let Ok(changes) = changes {
             apply(&plugins, &source, changes);
         }
-        if let Some(asked) = asked {
-            source.answer(asked, listed);
+        if let Some(requested) = requested {
+            source.answer(requested, listed);
         }
     }
 }
