@@ -1,4 +1,4 @@
-//! Leaving a plugin alone that does not answer.
+//! A circuit breaker: a plugin that does not answer is not called for a while.
 
 use std::{sync::Mutex, time::Duration};
 

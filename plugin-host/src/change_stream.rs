@@ -79,3 +79,83 @@ impl ChangeStream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::VecDeque, sync::Mutex};
+
+    use scaler_types::{
+        Record, Resource, ResourceId, ScaleError, ScaleRequest, Version, backoff::seed_jitter,
+    };
+
+    use super::*;
+    use crate::CallFuture;
+
+    /// Answers `changes` from a script, and keeps the cursors of the calls.
+    #[derive(Default)]
+    struct Scripted {
+        answers: Mutex<VecDeque<Result<u64, CallError>>>,
+        cursors: Mutex<Vec<u64>>,
+    }
+
+    impl RunningPlugin for Scripted {
+        fn kind(&self) -> &str {
+            "scripted"
+        }
+
+        fn namespace(&self) -> &str {
+            "demo"
+        }
+
+        fn changes(&self, cursor: u64) -> CallFuture<'_, Result<Listed<Changes>, CallError>> {
+            self.cursors.lock().unwrap().push(cursor);
+            let answer = self.answers.lock().unwrap().pop_front().unwrap();
+            Box::pin(async { Ok(Changes { cursor: answer?, ..Changes::default() }.into()) })
+        }
+
+        fn get_resources(&self) -> CallFuture<'_, Result<Listed<Vec<Resource>>, CallError>> {
+            panic!("not called")
+        }
+
+        fn set_scale<'a>(&'a self, _: &'a ScaleRequest) -> CallFuture<'a, Result<(), ScaleError>> {
+            panic!("not called")
+        }
+
+        fn compare_and_set<'a>(
+            &'a self,
+            _: &'a ResourceId,
+            _: &'a Version,
+            _: &'a Record,
+        ) -> CallFuture<'a, Result<Version, ScaleError>> {
+            panic!("not called")
+        }
+
+        fn resolve_service_name<'a>(
+            &'a self,
+            _: &'a ResourceId,
+        ) -> CallFuture<'a, Result<String, CallError>> {
+            panic!("not called")
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn everything_is_listed_after_a_failure_and_a_growing_pause() {
+        seed_jitter(0);
+        let away = || Err(CallError::Plugin("the API is away".to_owned()));
+        let plugin = Arc::new(Scripted::default());
+        *plugin.answers.lock().unwrap() = [Ok(3), Ok(5), away(), away(), Ok(7), Ok(8), away(), Ok(9)].into();
+        let (mut stream, began) = (ChangeStream::new(plugin.clone()), Instant::now());
+        for expected in [Ok(3), Ok(5), away(), away(), Ok(7)] {
+            assert_eq!(stream.next().await.map(|listed| listed.readable.cursor), expected);
+        }
+        assert_eq!(began.elapsed(), Duration::from_millis(100 + 200));
+        stream.relist();
+        assert!(stream.lists_all());
+        for expected in [Ok(8), away(), Ok(9)] {
+            assert_eq!(stream.next().await.map(|listed| listed.readable.cursor), expected);
+        }
+        assert_eq!(*plugin.cursors.lock().unwrap(), [0, 3, 5, 0, 0, 0, 8, 0]);
+        // The pause begins again where one succeeded.
+        assert_eq!(began.elapsed(), Duration::from_millis(100 + 200 + 100));
+    }
+}

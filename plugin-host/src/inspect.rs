@@ -1,4 +1,4 @@
-//! What can be told of a library without running anything of it.
+//! Checks of a library that run nothing of it.
 
 use std::{
     fs::{self, File},
@@ -22,7 +22,7 @@ const MAX_PIECE: u64 = 64 << 20;
 #[derive(Clone, Copy)]
 struct Pieces<'a>(&'a ReadCache<File>);
 
-/// Checks that `path` is a whole ELF library that exports a plugin, written by nobody but those who may.
+/// Checks that `path` is a whole ELF library that exports a plugin, and that not everybody may write.
 ///
 /// The loader cannot be asked: a library that is cut short kills the process in `dlopen`, and what is not a plugin would
 /// have its initialisers run before anyone could see that it is none.

@@ -16,15 +16,15 @@ use crate::{
     listed::{LoggedUnreadable, read_changes, read_resources},
 };
 
-/// How long a call may take that has no deadline of its own. A plugin behind a slow API server still makes it (client
-/// libraries give up after 30 s or less), and a call that waits for changes is answered by the plugin's own glue after
-/// 25 s: more than a minute is no slowness but a plugin that is stuck.
+/// How long a call may take that has no deadline of its own. Enough for a plugin behind a slow API server (client
+/// libraries time out after 30 s or less), and a call that waits for changes is answered by the plugin's own glue after
+/// 25 s: a plugin that takes more than a minute is stuck.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 /// How long an instance may take to stop: a daemon that ends, or takes a changed file, waits for it.
 pub const STOP_WITHIN: Duration = Duration::from_secs(5);
 
-/// When a wake or a write that got no answer, or a panic, makes sense again.
+/// When to retry a wake or a write that got no answer, or a panic.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// A plugin's object in its library, for one namespace file.
@@ -32,13 +32,13 @@ pub(crate) struct Instance {
     kind: String,
     namespace: String,
     scaler: BoxScaler,
-    /// One per method whose silence says something about the plugin. A wake that takes its whole deadline does not.
+    /// One per method whose timeouts count against the plugin. A wake may take its whole deadline.
     listing: Breaker,
     watching: Breaker,
     unreadable: LoggedUnreadable,
 }
 
-/// Why there is no result, before it is put in the caller's words.
+/// Why there is no result, before it becomes the caller's error.
 pub(crate) enum NoResult {
     TimedOut(Duration),
     Fault(Fault),
@@ -52,7 +52,7 @@ impl Instance {
         Self { kind, namespace, scaler, listing, watching, unreadable }
     }
 
-    /// A call whose silence counts against the plugin.
+    /// A call whose timeout counts against the plugin.
     async fn watched<T>(
         &self,
         breaker: &Breaker,

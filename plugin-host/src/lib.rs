@@ -1,6 +1,6 @@
 //! Finds, checks, loads and calls resource-scaler plugins.
 //!
-//! [`load_dir`] looks at every `*.so` of a folder and tells which it took and why it left out the others. A [`Plugin`] is a
+//! [`load_dir`] looks at every `*.so` of a folder and says which it loaded and why it rejected the others. A [`Plugin`] is a
 //! loaded library; [`Plugin::start`] makes a [`RunningPlugin`] of it for one namespace file. Its calls never
 //! last longer than their time, hold no thread while they wait, and are cancelled in the plugin when they are dropped; a
 //! plugin that panics has answered with an error.

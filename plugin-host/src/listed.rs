@@ -132,9 +132,11 @@ impl LoggedUnreadable {
 
 #[cfg(test)]
 mod tests {
+    use std::{io, sync::Arc};
+
     use super::*;
 
-    /// Three resources, of which the second is as given.
+    /// Three resources, of which the second is this one.
     fn list(second: &Value) -> Value {
         json!([{"namespace": "demo", "name": "a", "replicas": 1}, second, {"namespace": "demo", "name": "c"}])
     }
@@ -197,5 +199,45 @@ mod tests {
         assert_eq!(named(Some("a")).why_unreadable(&id("a")), Some("why"));
         assert_eq!(named(Some("a")).why_unreadable(&id("b")), None);
         assert_eq!(named(None).why_unreadable(&id("b")), Some("why"));
+    }
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend(line);
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_unreadable_resource_is_logged_once_and_when_its_error_changes_or_ends() {
+        let (written, logged) = (Written::default(), LoggedUnreadable::default());
+        let writer = written.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let _default = tracing::subscriber::set_default(subscriber);
+        let log = |listed: &[&str], wrong: &[UnreadableResource], complete| {
+            let resource = |name: &&str| Resource::new(ResourceId::new("demo", *name));
+            let listed: Vec<_> = listed.iter().map(resource).collect();
+            logged.log(("test", "demo"), &listed, wrong, complete);
+            let lines = String::from_utf8(std::mem::take(&mut *written.0.lock().unwrap())).unwrap();
+            lines.lines().map(|line| line.split_whitespace().nth(1).unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let (a, nameless) = (unreadable(Some("a"), "replicas"), unreadable(None, "name"));
+        assert_eq!(log(&["b"], &[a.clone(), nameless.clone()], true), ["WARN", "WARN"]);
+        assert_eq!(log(&["b"], &[nameless.clone(), a.clone()], true), [""; 0]);
+        assert_eq!(log(&["b"], &[], false), [""; 0], "a change of another");
+        assert_eq!(log(&["b"], &[unreadable(Some("a"), "hosts")], true), ["WARN"]);
+        assert_eq!(log(&["a"], &[], false), ["INFO"]);
+        assert_eq!(log(&["a"], &[], true), [""; 0]);
+        assert_eq!(log(&[], std::slice::from_ref(&a), true), ["WARN"]);
+        assert_eq!(log(&[], &[], true), [""; 0], "it is gone");
+        assert_eq!(log(&[], &[a], true), ["WARN"]);
     }
 }

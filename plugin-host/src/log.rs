@@ -30,7 +30,7 @@ pub fn panics() -> Vec<Panics> {
     lock().values().cloned().collect()
 }
 
-/// Whoever holds it does nothing but read and write it: what a panic left behind is whole.
+/// Under the lock it is only read and written: it is whole even after a panic.
 fn lock() -> MutexGuard<'static, BTreeMap<String, Panics>> {
     PANICS.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -36,7 +36,7 @@ pub fn answer_probe() {
     };
     // Whoever waits for the end of this may be killed.
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
-    // A refusal is told by the process that loads it for good.
+    // A rejection is reported by the process that loads it for good.
     drop(Plugin::load(Path::new(&library)));
     crate::exit(LOADED)
 }

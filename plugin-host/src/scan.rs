@@ -8,7 +8,7 @@ use std::{
 
 use crate::{LoadError, Plugin, RejectedPlugin, inspect::inspect, probe::ProbeProcess};
 
-/// How long the libraries of a folder may take to be loaded, where nobody says otherwise: a slow disk still makes it.
+/// How long the libraries of a folder may take to be loaded, by default: enough for a slow disk.
 pub const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What loading a folder gave, each in the order of the files' names.
@@ -20,8 +20,8 @@ pub struct Scan {
     pub rejected: Vec<RejectedPlugin>,
 }
 
-/// Loads every `*.so` of `dir`, in name order. A file that cannot be loaded is told, and never keeps another from
-/// being loaded; of two files with one kind the first has it. `before` is told each file that is about to be loaded.
+/// Loads every `*.so` of `dir`, in name order. A file that cannot be loaded is reported, and never keeps another from
+/// being loaded; of two files with one kind the first has it. `before` is called with each file that is about to be loaded.
 /// `timeout`: how long all of them may take in the processes that try them out; see [`answer_probe`](crate::answer_probe).
 ///
 /// Blocks, and runs the libraries' initialisers: from asynchronous code, call it in `spawn_blocking`.

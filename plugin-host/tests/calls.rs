@@ -1,4 +1,4 @@
-//! Calls through the seam, of a plugin in order and of plugins that are not: the host goes on, and others are served.
+//! Calls across the plugin boundary, of a plugin in order and of plugins that are not: the host goes on, and others are served.
 
 mod common;
 
@@ -107,7 +107,7 @@ async fn a_panic_is_the_calls_error_and_the_plugin_goes_on() {
 }
 
 #[tokio::test]
-async fn an_error_is_told_in_the_authors_words() {
+async fn an_error_is_reported_in_the_authors_words() {
     let bad = instance(&all("error")).await;
     for (call, answer) in call_all(&*bad).await {
         assert!(answer.starts_with(&format!("{call} fails, as configured")), "{call}: {answer}");

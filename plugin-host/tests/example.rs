@@ -38,7 +38,7 @@ async fn scale(instance: &dyn RunningPlugin, target: Target, state: Phase) -> Re
 }
 
 #[tokio::test]
-async fn it_starts_and_stops_its_resource_and_tells_what_changed() {
+async fn it_starts_and_stops_its_resource_and_lists_what_changed() {
     let dir = tempfile::tempdir().unwrap();
     let log = || fs::read_to_string(dir.path().join("log")).unwrap_or_default();
     // Two daemons of one host.

@@ -22,7 +22,7 @@ fn compile(source: &str, library: &Path) {
 }
 
 #[test]
-fn each_bad_file_is_told_in_one_line_and_the_good_one_is_loaded() {
+fn each_bad_file_is_reported_in_one_line_and_the_good_one_is_loaded() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     let good = misbehaving();
@@ -136,7 +136,7 @@ fn a_missing_folder_is_an_error_that_names_it() {
 /// A configuration that is refused, a constructor that fails and one that panics: an error of that start, told in one
 /// line; the same library starts with another configuration.
 #[tokio::test]
-async fn a_refused_configuration_is_told_with_its_file_and_line() {
+async fn a_refused_configuration_is_reported_with_its_file_and_line() {
     let dir = common::folder(&misbehaving(), "misbehaving.so");
     let plugin = &common::load(dir.path()).plugins[0];
     for (section, expected) in [

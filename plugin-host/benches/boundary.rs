@@ -1,4 +1,4 @@
-//! What a call through the seam costs, on this machine: `cargo bench -p plugin-host`. Prints, and asserts nothing.
+//! What a call across the plugin boundary costs, on this machine: `cargo bench -p plugin-host`. Prints, and asserts nothing.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
