@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-pub(crate) use watch::Watch;
+pub(crate) use watch::FolderWatch;
 
 use crate::namespace_file::{MAX_SIZE, NamespaceFile, NamespaceFileError};
 

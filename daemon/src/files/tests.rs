@@ -7,12 +7,12 @@ use super::*;
 /// What a daemon does: covers, reads, and waits for the next change.
 struct Following {
     files: Files,
-    watch: Watch,
+    watch: FolderWatch,
 }
 
 impl Following {
     fn new(paths: Vec<PathBuf>) -> Self {
-        let mut following = Self { files: Files::new(paths), watch: Watch::new().unwrap() };
+        let mut following = Self { files: Files::new(paths), watch: FolderWatch::new().unwrap() };
         following.read();
         following
     }

@@ -17,7 +17,7 @@ use tokio::{io::unix::AsyncFd, time::Instant};
 
 /// Watches folders, never files: a file that is replaced is another file.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct FolderWatch {
     inotify: AsyncFd<OwnedFd>,
     folders: HashMap<i32, Names>,
     /// A change was seen, and may be finished then.
@@ -40,9 +40,9 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// What a ConfigMap's volume swaps when it changes.
 const CONFIG_MAP: &str = "..data";
 
-// === impl Watch ===
+// === impl FolderWatch ===
 
-impl Watch {
+impl FolderWatch {
     pub(crate) fn new() -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         #[expect(

@@ -137,7 +137,8 @@ impl NamespaceFile {
         let text = text(name, bytes)?;
         let root: Root = serde_yaml::from_str_with_options(text, yaml::options())
             .map_err(|error| NamespaceFileError::Yaml(yaml::explain(name, &error)))?;
-        root.check().map_err(|(at, problem)| NamespaceFileError::at(name, at.line(), at.column(), problem))
+        root.check()
+            .map_err(|(at, problem)| NamespaceFileError::invalid(name, at.line(), at.column(), problem))
     }
 
     /// Every key there is.
@@ -174,7 +175,7 @@ fn text<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a str, NamespaceFileError> 
             "the file is too large, expected {} MiB at most: one file for each namespace",
             MAX_SIZE >> 20
         );
-        return Err(NamespaceFileError::at(name, 1, 1, problem));
+        return Err(NamespaceFileError::invalid(name, 1, 1, problem));
     }
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let end = error.valid_up_to();
@@ -183,12 +184,12 @@ fn text<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a str, NamespaceFileError> 
         let line = bytes[..end].iter().filter(|byte| **byte == b'\n').count() + 1;
         let column = String::from_utf8_lossy(&bytes[line_start..end]).chars().count() + 1;
         let problem = format!("the byte {:#04x} is no UTF-8, expected a text in UTF-8", bytes[end]);
-        NamespaceFileError::at(name, line as u64, column as u64, problem)
+        NamespaceFileError::invalid(name, line as u64, column as u64, problem)
     })?;
     let says_nothing = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
     if text.lines().all(says_nothing) {
         let problem = "the file is empty, expected a map with the key \"namespace\"".to_owned();
-        return Err(NamespaceFileError::at(name, 1, 1, problem));
+        return Err(NamespaceFileError::invalid(name, 1, 1, problem));
     }
     Ok(text)
 }
@@ -200,7 +201,7 @@ impl NamespaceFileError {
         Self::Unreadable { name: path.display().to_string(), source: Arc::new(error), expected }
     }
 
-    fn at(name: &str, line: u64, column: u64, problem: String) -> Self {
+    fn invalid(name: &str, line: u64, column: u64, problem: String) -> Self {
         Self::Invalid { name: name.to_owned(), line, column, problem }
     }
 }

@@ -21,7 +21,7 @@ use super::{
     view::{self, FileView, View},
 };
 use crate::{
-    files::{Contents, Files, Watch},
+    files::{Contents, Files, FolderWatch},
     namespace_file::Fingerprint,
     settings::{MetricsSource, Settings, SettingsLayer},
 };
@@ -43,7 +43,7 @@ pub(super) struct Fixed {
 pub(super) struct InstanceManager {
     fixed: Fixed,
     files: Files,
-    watch: Option<Watch>,
+    watch: Option<FolderWatch>,
     /// By namespace and kind: a file may be renamed.
     running: BTreeMap<Key, Running>,
     /// Sections that their plugins did not take.
@@ -109,7 +109,7 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_sec
 // === impl InstanceManager ===
 
 impl InstanceManager {
-    pub(super) fn new(fixed: Fixed, files: Files, watch: Option<Watch>) -> Self {
+    pub(super) fn new(fixed: Fixed, files: Files, watch: Option<FolderWatch>) -> Self {
         Self {
             fixed,
             files,

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     exit::Misconfigured,
-    files::{Files, Watch},
+    files::{Files, FolderWatch},
     flags::CommonFlags,
     namespace_file::parse_namespace,
     settings::{Settings, SettingsLayer},
@@ -113,7 +113,8 @@ impl PluginManager {
         let watch = match files.config_paths() {
             [] => None,
             _ => Some(
-                Watch::new().context("cannot watch the namespace files (fs.inotify.max_user_instances?)")?,
+                FolderWatch::new()
+                    .context("cannot watch the namespace files (fs.inotify.max_user_instances?)")?,
             ),
         };
         let fixed = instances::Fixed {
