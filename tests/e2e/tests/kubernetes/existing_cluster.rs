@@ -92,7 +92,7 @@ fn the_suite_runs_in_a_cluster_that_is_there_and_leaves_nothing_in_it() {
         for test in [
             "restore::opting_out_restores_a_service_that_is_awake_and_one_that_is_asleep",
             "protocols::http_grpc_and_websocket_clients_wake_it",
-            "direct::no_pod_is_stopped_that_is_busy_after_the_propagation_delay",
+            "when_asleep::no_pod_is_stopped_that_is_busy_after_the_propagation_delay",
         ] {
             let (text, passed) = there(&kubeconfig, &images, test);
             assert!(passed && !text.contains("not proved: no pod"), "{text}");
