@@ -86,7 +86,10 @@ struct Follower<K> {
     api: Api<K>,
     selection: ListParams,
     state: State<K>,
+    /// Of calls that failed.
     backoff: Backoff,
+    /// Of versions that the server no longer had, until a watch worked.
+    relist_backoff: Backoff,
     paused_until: Option<Instant>,
 }
 
@@ -136,7 +139,8 @@ impl<K: Resource + Clone + DeserializeOwned + Debug + Send + 'static> Watch<K> {
     fn from_state(api: Api<K>, selection: ListParams, state: State<K>) -> Self {
         let selection = ListParams { limit: Some(PAGE_SIZE), ..selection };
         let backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-        let follower = Follower { api, selection, state, backoff, paused_until: None };
+        let follower =
+            Follower { api, selection, state, backoff, relist_backoff: backoff, paused_until: None };
         Self(
             stream::unfold(follower, |mut follower| async { Some((follower.next().await, follower)) })
                 .boxed(),
@@ -196,9 +200,9 @@ impl LastFailure {
         self.0.replace(reason.to_owned()).as_deref() != Some(reason)
     }
 
-    /// Following works: whether it failed before. A list that only begins does not tell.
+    /// Following works: whether it failed before. A list that is not complete does not tell.
     pub fn ends_with<K>(&mut self, event: &Event<K>) -> bool {
-        !matches!(event, Event::Init) && self.0.take().is_some()
+        !matches!(event, Event::Init | Event::Page { complete_at: None, .. }) && self.0.take().is_some()
     }
 }
 
@@ -255,10 +259,7 @@ impl<K: Resource + Clone + DeserializeOwned + Debug + Send + 'static> Follower<K
         };
         match with_timeout(ANSWER_TIMEOUT, self.api.watch(&params, &version)).await {
             Ok(events) => (State::Watching { version, since: Instant::now(), events: events.boxed() }, None),
-            Err(kube::Error::Api(status)) if status.code == 410 => {
-                self.pause();
-                (State::Init, None)
-            }
+            Err(kube::Error::Api(status)) if status.code == 410 => self.relist(),
             Err(error) => {
                 self.pause();
                 (State::Start(version), Some(Err(WatchError::Start(error))))
@@ -280,25 +281,25 @@ impl<K: Resource + Clone + DeserializeOwned + Debug + Send + 'static> Follower<K
                 (object.resource_version().unwrap_or(version), Event::Delete(object))
             }
             Ok(Some(Ok(WatchEvent::Bookmark(mark)))) => (mark.metadata.resource_version, Event::Bookmark),
-            Ok(Some(Ok(WatchEvent::Error(status)))) if status.code == 410 => {
-                self.pause();
-                return (State::Init, None);
-            }
+            Ok(Some(Ok(WatchEvent::Error(status)))) if status.code == 410 => return self.relist(),
             Ok(Some(Ok(WatchEvent::Error(status)))) => {
                 return self.broken(version, since, kube::Error::Api(status));
             }
             Ok(Some(Err(error))) => return self.broken(version, since, error),
-            // Ended by the server, or dead.
-            Ok(None) | Err(_) => {
-                if since.elapsed() > FIRST_PAUSE {
-                    self.backoff.reset();
-                } else {
-                    // No better than one that fails.
-                    self.pause();
-                }
+            // A connection that died: what it missed is not known.
+            Err(_) => return (State::Start(version), None),
+            // No better than one that fails.
+            Ok(None) if since.elapsed() <= FIRST_PAUSE => {
+                self.pause();
                 return (State::Start(version), None);
             }
+            Ok(None) => {
+                self.backoff.reset();
+                self.relist_backoff.reset();
+                return (State::Start(version), Some(Ok(Event::Bookmark)));
+            }
         };
+        self.relist_backoff.reset();
         (State::Watching { version, since, events }, Some(Ok(event)))
     }
 
@@ -309,6 +310,13 @@ impl<K: Resource + Clone + DeserializeOwned + Debug + Send + 'static> Follower<K
         }
         self.pause();
         (State::Start(version), Some(Err(WatchError::Broken(error))))
+    }
+
+    /// The server no longer has the version: what happened since is not known from now on. The list follows a pause, which grows
+    /// where the server has no version at all.
+    fn relist(&mut self) -> Step<K> {
+        self.paused_until = Some(Instant::now() + self.relist_backoff.next_pause());
+        (State::List(None), Some(Ok(Event::Init)))
     }
 
     fn pause(&mut self) {

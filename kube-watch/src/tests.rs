@@ -183,6 +183,39 @@ async fn a_version_that_the_server_no_longer_has_is_listed_anew_after_a_pause() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_has_no_version_is_listed_ever_less_often() {
+    let gone = || Whole(410, status(410));
+    let (api, requests) = server(vec![
+        Whole(500, status(500)),
+        Whole(500, status(500)),
+        gone(),
+        page(&["a"], 20, ""),
+        gone(),
+        page(&["a"], 21, ""),
+        Silent(vec![event("ADDED", object("b", 22)), event("ERROR", status(410))]),
+        page(&["a"], 30, ""),
+        Hang,
+    ]);
+    let mut watch = Watch::resume(api, ListParams::default(), "7".to_owned());
+    let all = events(&mut watch, 9).await;
+    let lists = ["init", "page a Some(20)", "init", "page a Some(21)", "apply b", "init", "page a Some(30)"];
+    assert_eq!(all[..2], ["watch failed to start"; 2]);
+    assert_eq!(all[2..], lists);
+    let lists: Vec<_> = log(&requests).into_iter().filter(|request| request.1 == "list").collect();
+    assert_eq!(lists, [at(0.8, "list"), at(1.2, "list"), at(1.4, "list")]);
+}
+
+#[test]
+fn a_failure_ends_when_the_objects_are_known_again() {
+    let mut failure = LastFailure::default();
+    let page = |complete_at| Event::<ConfigMap>::Page { objects: Vec::new(), complete_at };
+    assert!(failure.is_new("no answer") && !failure.is_new("no answer"));
+    assert!(!failure.ends_with(&Event::<ConfigMap>::Init) && !failure.ends_with(&page(None)));
+    assert!(failure.ends_with(&page(Some(1))) && !failure.ends_with(&page(Some(1))));
+    assert!(failure.is_new("no answer") && failure.ends_with(&Event::<ConfigMap>::Bookmark));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_fails_is_tried_again_after_a_pause_that_grows() {
     let broken = || Silent(vec![event("ERROR", status(500))]);
     let (api, requests) = server(vec![

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Patch, PatchParams};
-use kube_watch::Watch;
+use kube_watch::{Watch, WatchError};
 use scaler_types::{
     Nonce, Phase, ResourceId, RestoreRequest, ScaleError, Target, duration,
     protocol::{Seen, Step, transition},
@@ -119,8 +119,11 @@ impl InterceptionWriter {
             slice.ours.is_none() && slice.ready
         };
         loop {
-            let event = slices.next().await;
-            let event = event.map_err(|error| cluster::retry_error(&error.into_inner(), &doing))?;
+            let event = match slices.next().await {
+                // It goes on by itself.
+                Err(WatchError::Broken(_)) => continue,
+                event => event.map_err(|error| cluster::retry_error(&error.into_inner(), &doing))?,
+            };
             if event.objects().iter().any(is_ready) {
                 return Ok(());
             }
