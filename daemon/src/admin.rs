@@ -231,13 +231,13 @@ impl Admin {
             return if !peer.ip().to_canonical().is_loopback() {
                 Some(refuse(
                     StatusCode::FORBIDDEN,
-                    "without --admin-token-file writes are taken from loopback only",
+                    "write requests are accepted from loopback only: to send them from elsewhere, start the daemon with --admin-token-file",
                 ))
             } else if headers.contains_key(header::ORIGIN) {
                 // A page in a browser on this host comes from loopback too; it cannot leave this header out.
                 Some(refuse(
                     StatusCode::FORBIDDEN,
-                    "without --admin-token-file no writes are taken from web pages",
+                    "write requests with an Origin header (from web pages) are refused: start the daemon with --admin-token-file to allow them",
                 ))
             } else {
                 None
@@ -251,7 +251,7 @@ impl Admin {
         }
         let mut refusal = refuse(
             StatusCode::UNAUTHORIZED,
-            "a write wants Authorization: Bearer <token of --admin-token-file>",
+            "a write request needs the header Authorization: Bearer TOKEN, with the token in --admin-token-file",
         );
         refusal.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         Some(refusal)
@@ -328,7 +328,7 @@ fn refuse_rebound(head: &http::request::Parts, peer: SocketAddr) -> Option<Respo
     Some(refuse(
         StatusCode::FORBIDDEN,
         &format!(
-            "from loopback no page is answered, and Host {:?} may be one's: ask by address, by localhost or by a Service's name (NAME or NAME.NAMESPACE.svc)",
+            "refused a request from loopback: its Host {:?} may be a web site's (DNS rebinding); use an address, localhost or a Service's name (NAME or NAME.NAMESPACE.svc)",
             String::from_utf8_lossy(foreign)
         ),
     ))

@@ -91,7 +91,7 @@ async fn ending(
     draining: CancellationToken,
     grace: Duration,
 ) -> u8 {
-    tracing::info!(signal = name, grace = %scaler_types::duration::short(grace), "draining; a second signal ends at once");
+    tracing::info!(signal = name, grace = %scaler_types::duration::short(grace), "stopping; a second signal stops it at once");
     draining.cancel();
     // Whoever drains ends by itself. If it cannot (its thread hangs in a plugin, or in a file), nobody else would.
     let hangs = async {
@@ -107,7 +107,7 @@ async fn ending(
             status
         }
         () = hangs => {
-            tracing::error!(status, "not ended long after the grace period: ending at once");
+            tracing::error!(status, "still running after the shutdown grace; exiting at once");
             status
         }
     }

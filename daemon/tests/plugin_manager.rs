@@ -386,8 +386,8 @@ async fn a_problem_of_one_file_is_reported_and_the_others_are_served() {
     assert_eq!(lines.next(), Some("ready"));
     for parts in [
         ["plugin not loaded: ", "text.so", "not an ELF library"],
-        ["broken.yaml:2:1: ", "unknown key \"colour\"", "(it is not served)"],
-        ["failing.yaml:2:", "new fails, as configured", "(the last good state is kept)"],
+        ["broken.yaml:2:1: ", "unknown key \"colour\"", "(its namespace is not managed)"],
+        ["failing.yaml:2:", "new fails, as configured", "(its last valid contents stay in effect)"],
         ["strange.yaml:2:", "no plugin of the kind \"unknown\" is loaded", "expected"],
         ["plugin misbehaving panicked", "started: 1)", "a task of get_config panics, as configured"],
     ] {

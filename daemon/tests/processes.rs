@@ -372,7 +372,7 @@ fn a_log_that_nobody_reads_keeps_nobody_waiting_and_no_value_breaks_a_line() {
     assert!(second.contains("ERROR") && second.contains(r"panicked: in two\nlines at="), "{second}");
     // What found no room is counted, once there is room again.
     let notice = log.find(|line| !line.contains("filled a pipe")).unwrap();
-    assert!(notice.contains("left out of the log: standard error was not read lines="), "{notice}");
+    assert!(notice.contains("dropped log lines: standard error was read too slowly lines="), "{notice}");
     drop(logs.stdin.take());
     assert!(logs.child.wait().unwrap().success());
 }

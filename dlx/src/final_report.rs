@@ -74,7 +74,7 @@ impl FinalReport {
             return;
         }
         match timeout(longest, self.received.cancelled()).await {
-            Ok(()) => tracing::info!("gave the autoscaler the last report"),
+            Ok(()) => tracing::info!("delivered the last report to the autoscaler"),
             Err(_) => tracing::warn!(
                 "no autoscaler fetched the last report in time: workloads stay awake for one more window"
             ),

@@ -110,7 +110,7 @@ async fn prepare(
         Some(ports) => Some(ServiceListeners::bind(ports, ip, handed, |why| status.set_reason(why)).await),
         None => None,
     };
-    status.set_reason("not registered as a member yet".to_owned());
+    status.set_reason("this DLX is not registered yet".to_owned());
     let (admin, listen) = (admin.local_addr()?, listener.local_addr()?);
     let registration = coordination.register(admin, listen, |why| status.set_reason(why)).await?;
     Ok((service, registration))

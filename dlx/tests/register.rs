@@ -66,7 +66,7 @@ async fn it_waits_for_the_api_says_so_and_leaves_when_it_has_nothing_to_serve() 
     let mut dlx = start(&cluster, &folder, admin);
     let why = loop {
         let answer = readyz(admin).await;
-        if answer.contains("not registered as a member yet: cannot") {
+        if answer.contains("this DLX is not registered yet: cannot") {
             break answer;
         }
         assert!(dlx.0.try_wait().unwrap().is_none(), "it ended");
@@ -84,7 +84,7 @@ async fn it_waits_for_the_api_says_so_and_leaves_when_it_has_nothing_to_serve() 
     });
     let (status, log) = timeout(Duration::from_secs(60), ended).await.expect("it goes on").unwrap();
     assert_eq!(status, Some(78), "{log}");
-    assert!(log.contains("registered as a member"), "{log}");
+    assert!(log.contains("registered this DLX"), "{log}");
     let leases: Api<Lease> = Api::namespaced(cluster.client().unwrap(), "default");
     assert!(leases.list(&ListParams::default()).await.unwrap().items.is_empty(), "{log}");
 }

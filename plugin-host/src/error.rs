@@ -102,7 +102,9 @@ pub enum CallError {
     #[error("no answer within {}", duration::short(*.0))]
     TimedOut(Duration),
     /// It timed out several times in a row and is probed now and then; this call was not made.
-    #[error("left alone after {0} consecutive calls without an answer")]
+    #[error(
+        "not called: the plugin did not answer {0} consecutive calls; it is tried again from time to time"
+    )]
     LeftAlone(u32),
 }
 

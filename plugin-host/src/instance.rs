@@ -108,7 +108,7 @@ impl Instance {
         read(&result).map_err(|error| {
             let kind = &self.kind;
             NoResult::Fault(Fault::Failed(format!(
-                "the answer of {kind} to {method} makes no sense: {error}"
+                "cannot parse the answer of plugin {kind} to {method}: {error}"
             )))
         })
     }

@@ -281,7 +281,7 @@ mod tests {
         let error = context("namespace: demo\nplugins:\n- process\n").section::<Own>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "demo.yaml:2:1: sequence is not what is due here, expected a map from plugin kinds to their configuration"
+            "demo.yaml:2:1: sequence is not allowed here, expected a map from plugin kinds to their configuration"
         );
     }
 

@@ -61,9 +61,9 @@ fn what(error: &Error) -> String {
         }
         Error::SerdeInvalidType { unexpected, expected, .. }
         | Error::SerdeInvalidValue { unexpected, expected, .. } => {
-            format!("{unexpected} is not what is due here, expected {expected}")
+            format!("{unexpected} is not allowed here, expected {expected}")
         }
-        Error::NullIntoString { .. } => "nothing stands here, expected a value".to_owned(),
+        Error::NullIntoString { .. } => "the value is missing, expected one".to_owned(),
         Error::MultipleDocuments { .. } => {
             "a second document begins, expected one document in a file".to_owned()
         }

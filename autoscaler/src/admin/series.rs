@@ -99,7 +99,7 @@ impl Collector for ResourceSeries {
                 }
             }
         });
-        let help = "1 while this is refused for the resource as it is set up; explain says why";
+        let help = "1 while the resource's configuration prevents scaling to zero or interception (label what); autoscaler explain shows why";
         let mut family = encoder.encode_descriptor("refused", help, None, MetricType::Gauge)?;
         for (labels, value) in refused {
             ConstGauge::new(value).encode(family.encode_family(&labels)?)?;

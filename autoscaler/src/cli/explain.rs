@@ -224,7 +224,7 @@ fn interception(interception: &Value) -> Vec<Vec<String>> {
     }
     let next = interception["next_backend"].as_str().map(|next| match next {
         "dlx" => "the DLXs",
-        "both" => "its own pods as well",
+        "both" => "the DLXs and its own pods",
         _ => "its own pods alone",
     });
     let waits = interception["waiting_for"].as_str().map(|waits| format!("waits for {waits}"));

@@ -199,13 +199,13 @@ mod tests {
                 routed("e", "both", "", "its own endpoints to become ready".into()),
                 one("f", 0, "keep", "unreadable")],
         });
-        let problems = json!({"problems": ["blog.yaml:2:1: unknown key \"colour\", expected one of .. (it is not served)"]});
+        let problems = json!({"problems": ["blog.yaml:2:1: unknown key \"colour\", expected one of .. (its namespace is not managed)"]});
         let expected = "\
 leader: http://127.0.0.1:8092 (autoscaler-1)
 DLXs: 2
   a  10.0.0.1:8091  answers
   b  10.0.0.2:8091  UNREACHABLE, keeps everything awake: no answer within 5s
-problem: blog.yaml:2:1: unknown key \"colour\", expected one of .. (it is not served)
+problem: blog.yaml:2:1: unknown key \"colour\", expected one of .. (its namespace is not managed)
 failing: deployment in namespace shop: no answer from DLX b
 intercepted Services: 1 to the DLXs, 1 to both, 1 to their own pods
   shop/d  deployment  own   refused: no port is free

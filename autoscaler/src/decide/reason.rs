@@ -254,7 +254,7 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreadable(error) => write!(f, "its plugin lists it and it cannot be read: {error}; nothing is done with it until it can"),
+            Self::Unreadable(error) => write!(f, "cannot read what its plugin lists for it: {error}; it is not scaled until this is corrected"),
             Self::KeptAwake(reason) => write!(f, "kept awake: {reason}"),
             Self::Interception(not_ready) => not_ready.fmt(f),
             Self::ModeUnknown => f.write_str("its traffic mode is one of a later version: upgrade the autoscaler"),
@@ -340,7 +340,7 @@ impl fmt::Display for Reason {
                         f,
                         "this autoscaler has watched the DLXs for only {ago}: counts of DLXs that left before are unknown"
                     ),
-                    Gap::Unseen => write!(f, "DLXs may have come and gone unnoticed until {ago} ago"),
+                    Gap::Unseen => write!(f, "the autoscaler could not watch the DLXs until {ago} ago: requests may not have been counted"),
                 }?;
                 write!(f, ", the largest window is {window}")
             }

@@ -140,7 +140,10 @@ impl DrainAttempt {
             (Outcome::Reverted, None) => DrainOutcome::Reverted(why),
             // Also a revert that could not be written: the next cycle finds the draining record and reverts it.
             (Outcome::Reverted | Outcome::Unknown, failure) => {
-                DrainOutcome::Failed(failure.unwrap_or_else(|| "the outcome of a call is unknown".into()))
+                DrainOutcome::Failed(failure.unwrap_or_else(|| {
+                    "it is unknown whether the last write to its record took effect; the next cycle checks"
+                        .into()
+                }))
             }
         }
     }

@@ -206,8 +206,8 @@ impl fmt::Display for MetricValue {
 impl fmt::Display for Completeness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Guaranteed => f.write_str("the source vouches for it"),
-            Self::Only(time) => write!(f, "it covers only the last {}", short(*time)),
+            Self::Guaranteed => f.write_str("guaranteed by the metric source"),
+            Self::Only(time) => write!(f, "there is data for only the last {}", short(*time)),
             Self::Scrapes { seen: SampleCount::Nothing, .. } => {
                 f.write_str("no scrape was counted (does the result of sampleCountQuery have its label?)")
             }

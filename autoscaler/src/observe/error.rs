@@ -55,6 +55,6 @@ pub(super) enum SourceError {
     #[error("the query gives a {0}, expected a vector: one value for each resource")]
     NotAVector(String),
     /// Another DLX took over the address.
-    #[error("{0} answers at its address")]
+    #[error("another DLX, {0}, answered at its address")]
     OtherDlx(String),
 }

@@ -158,12 +158,12 @@ fn look_at(path: &Path) -> io::Result<Option<Member>> {
     match (lives, member) {
         (true, member) => member.map(Some),
         (false, Ok(member)) => {
-            tracing::info!(member = member.name, "a member is dead: its lock is free");
+            tracing::info!(member = member.name, "removing the registration of a dead DLX: its lock is free");
             remove(path, &file)?;
             Ok(None)
         }
         (false, Err(error)) => {
-            tracing::warn!(file = %path.display(), %error, "ignored a file that is no member's and that no process holds; remove it");
+            tracing::warn!(file = %path.display(), %error, "ignored an unreadable DLX registration that no process holds; remove the file");
             Ok(None)
         }
     }

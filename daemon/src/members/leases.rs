@@ -62,7 +62,7 @@ struct Reading {
 enum RegistrationError {
     #[error(transparent)]
     Api(#[from] ApiError),
-    #[error("the Lease {0} in namespace {1} exists and is no member's (no label {LABEL}): remove it")]
+    #[error("the Lease {0} in namespace {1} exists and is not a DLX's (no label {LABEL}): delete it")]
     ForeignLease(String, String),
     #[error("others keep changing the Lease {0} in namespace {1}")]
     Contended(String, String),
@@ -171,7 +171,7 @@ impl Leases {
                     tracing::info!(
                         member = own.incarnation,
                         namespace = own.namespace,
-                        "registered as a member"
+                        "registered this DLX"
                     );
                     return Ok(MemberLease { own: own.clone(), lease });
                 }
@@ -180,10 +180,10 @@ impl Leases {
                     if why != last {
                         tracing::warn!(
                             reason = why,
-                            "cannot register yet; serving starts after registration"
+                            "failed to register this DLX; retrying, it serves no request before that"
                         );
                     }
-                    waiting(format!("not registered as a member yet: {why}"));
+                    waiting(format!("this DLX is not registered yet: {why}"));
                     last = why;
                 }
             }
@@ -223,7 +223,7 @@ impl MemberLease {
         if left.await.is_err() {
             tracing::warn!(
                 member = own.incarnation,
-                "cannot remove its Lease {name}: others wait for this member until its pod has ended"
+                "failed to delete this DLX's Lease {name}; nothing is scaled to zero until its pod has ended"
             );
         }
     }
@@ -356,7 +356,7 @@ async fn look_at(own: &OwnNamespace, lease: &Lease) -> anyhow::Result<Option<Mem
     let found = own.call(own.pods().get_opt(&pod.name)).await;
     let found = found.map_err(|error| own.error("get", "pods", error))?;
     let Some(proof) = dead(found.as_ref(), &pod.uid) else { return Ok(Some(member)) };
-    tracing::info!(member = member.name, pod = pod.name, "a member is dead: {proof}");
+    tracing::info!(member = member.name, pod = pod.name, "removing the Lease of a dead DLX: {proof}");
     if let Err(error) = remove(own, lease).await {
         // The garbage collector does, or the next reader.
         tracing::debug!(

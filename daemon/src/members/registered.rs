@@ -78,7 +78,7 @@ pub(super) async fn follow_files(state_dir: PathBuf, sender: watch::Sender<Regis
         Registered::lost_sight(&sender);
         let why = error.to_string();
         if last != why {
-            tracing::warn!(folder = %folder.display(), %error, "cannot watch which DLXs register: nothing is scaled to zero until that works (is fs.inotify.max_user_instances too low?); it is tried again");
+            tracing::warn!(folder = %folder.display(), %error, "failed to watch the registrations of DLXs; retrying, nothing is scaled to zero until that works (is fs.inotify.max_user_instances too low?)");
         }
         last = why;
         #[expect(clippy::disallowed_methods, reason = "nothing tells when the folder can be watched")]

@@ -153,7 +153,7 @@ async fn follow(own: OwnNamespace, sender: watch::Sender<ReadyDlxs>, registered:
             let differs = known.as_deref() != Some(&*now);
             if differs {
                 let names: Vec<_> = now.iter().map(|dlx| dlx.name.as_str()).collect();
-                tracing::info!(dlxs = names.join(", "), "changed the DLXs that take requests");
+                tracing::info!(dlxs = names.join(", "), "changed the ready DLXs");
                 *known = Some(now.into());
             }
             differs

@@ -170,7 +170,8 @@ impl Query {
     fn check(self, namespace: &str) -> Result<MetricQuery, Wrong> {
         for text in [Some(&self.query), self.sample_count_query.as_ref()].into_iter().flatten() {
             if !text.value.0.contains("$window") {
-                let why = "this says nothing of the time before now, expected $window in it, as in increase(x[$window])";
+                let why =
+                    "the query does not cover its window, expected $window in it, as in increase(x[$window])";
                 return Err((text.referenced, why.to_owned()));
             }
             if namespace == "*" && text.value.0.contains("$namespace") {

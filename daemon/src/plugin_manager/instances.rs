@@ -213,7 +213,7 @@ impl InstanceManager {
                 self.pending.keys().map(|(namespace, kind)| format!("{kind} in {namespace}")).collect();
             tracing::warn!(
                 plugins = waiting.join(", "),
-                "not every plugin has started yet: going on with those that have"
+                "timed out waiting for plugins to start; continuing with those that have"
             );
             self.apply();
         }

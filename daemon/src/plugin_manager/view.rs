@@ -140,7 +140,11 @@ impl View {
 impl FileView {
     /// What an error of it means.
     fn kept(&self) -> &'static str {
-        if self.namespace.is_some() { "the last good state is kept" } else { "it is not served" }
+        if self.namespace.is_some() {
+            "its last valid contents stay in effect"
+        } else {
+            "its namespace is not managed"
+        }
     }
 
     pub(super) fn new(entry: &ConfigFile, loaded: &[Plugin]) -> Self {

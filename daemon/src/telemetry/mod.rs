@@ -91,7 +91,7 @@ pub fn init(form: LogFormat) {
     }
     let missed = |lines| {
         LEFT_OUT.inc_by(lines);
-        tracing::warn!(lines, "left out of the log: standard error was not read");
+        tracing::warn!(lines, "dropped log lines: standard error was read too slowly");
     };
     let writer = thread::Builder::new().name("log".to_owned());
     writer.spawn(move || LOG.write_out(&mut Stderr, missed)).expect("the thread that writes the log starts");

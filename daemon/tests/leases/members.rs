@@ -189,7 +189,7 @@ async fn registering_is_tried_until_the_api_is_there() {
     assert_eq!(names(&site.autoscaler().await).await, [member.unwrap().name()]);
     let first = &told.lock().unwrap()[0];
     assert!(
-        first.starts_with("not registered as a member yet: cannot get pods in namespace scaler"),
+        first.starts_with("this DLX is not registered yet: cannot get pods in namespace scaler"),
         "{first}"
     );
 }
@@ -211,7 +211,7 @@ async fn a_registration_survives_conflicts_and_refuses_what_is_not_its_own() {
     let registering = process.register(everywhere(), LISTEN, |why| *told.lock().unwrap() = why);
     tokio::select! {
         _ = registering => panic!("it is somebody else's"),
-        () = until(|| told.lock().unwrap().contains("no member's")) => {}
+        () = until(|| told.lock().unwrap().contains("not a DLX's")) => {}
     }
 }
 

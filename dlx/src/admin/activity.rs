@@ -78,7 +78,7 @@ pub(crate) async fn received(dlx: Arc<Stages>, request: Request<Bytes>) -> Respo
     if dlx.last_report.received() {
         json(StatusCode::OK, &serde_json::json!({ "member": dlx.member }))
     } else {
-        refuse(StatusCode::CONFLICT, "requests may still come: there is no last activity yet")
+        refuse(StatusCode::CONFLICT, "this DLX still accepts requests: its last report is not complete yet")
     }
 }
 

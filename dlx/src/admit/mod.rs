@@ -126,7 +126,8 @@ impl Admission {
     fn held_too_long(&self) -> ErrorResponse {
         let why = self.resource.read(|view| view.why_not_up());
         let held = Duration::from_millis(self.since.elapsed().as_millis() as u64);
-        let reason = format!("held for {} and it is not up: {why}", scaler_types::duration::short(held));
+        let reason =
+            format!("held for {} and the resource is not ready: {why}", scaler_types::duration::short(held));
         ErrorResponse::unavailable(&self.resource.key.id, "held_too_long", reason, Duration::from_secs(5))
     }
 }

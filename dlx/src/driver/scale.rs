@@ -55,7 +55,7 @@ pub(crate) fn start(
         let scaled = matches!(ended, Ended::CheckView);
         finish(&driver, &resource, ended).await;
         if scaled && let Some(why) = wait_until_up(&resource, nonce, deadline).await {
-            let reason = format!("not up within {}: {why}", duration::short(limit));
+            let reason = format!("not ready within {}: {why}", duration::short(limit));
             finish(&driver, &resource, Ended::Failed(WakeOutcome::TimedOut, reason)).await;
         }
     });
@@ -131,7 +131,7 @@ async fn scale(
                 if again >= deadline {
                     // The plugin's status and the endpoints' errors, besides the plugin's last error.
                     let why = resource.read(|view| view.why_not_up());
-                    let reason = format!("not up within {}: {why}", duration::short(deadline - began));
+                    let reason = format!("not ready within {}: {why}", duration::short(deadline - began));
                     return Ended::Failed(WakeOutcome::TimedOut, reason);
                 }
                 #[expect(clippy::disallowed_methods, reason = "a plugin says after what time to try again")]

@@ -170,7 +170,9 @@ pub(super) async fn refresh_after_conflict(resource: &Arc<ResourceHandle>, expec
         if view.gate.seen().is_none_or(|seen| seen.version != *expected) {
             return None;
         }
-        view.last_error = Some("its record has changed, and its plugin does not list how".to_owned());
+        view.last_error = Some(
+            "its record was changed by another writer, and its plugin still lists the old one".to_owned(),
+        );
         view.lost_writes += 1;
         Some(view.lost_writes)
     });

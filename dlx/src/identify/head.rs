@@ -122,13 +122,13 @@ impl<'b> Framing<'b> {
                 14 if name.eq_ignore_ascii_case("content-length") => {
                     let length = length(value)?;
                     if framing.length.replace(length).is_some_and(|before| before != length) {
-                        return Err(malformed("it has two lengths"));
+                        return Err(malformed("it has two different Content-Length values"));
                     }
                 }
                 17 if name.eq_ignore_ascii_case("transfer-encoding") => {
                     let known = !framing.chunked && value.trim_ascii().eq_ignore_ascii_case(b"chunked");
                     if !known {
-                        return Err(malformed("its transfer coding is not chunked alone"));
+                        return Err(malformed("its Transfer-Encoding is not exactly chunked"));
                     }
                     framing.chunked = true;
                 }
@@ -161,18 +161,18 @@ pub(crate) fn length(value: &[u8]) -> Result<u64, ErrorResponse> {
     let digits =
         std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
     let length = digits.and_then(|digits| digits.parse().ok()).filter(|length| *length <= MAX_BODY_BYTES);
-    length.ok_or_else(|| malformed("its Content-Length is none"))
+    length.ok_or_else(|| malformed("its Content-Length is not a number, or too large"))
 }
 
 /// Whether the target names the host (RFC 9112 3.2).
 fn check_target(method: &str, target: &str) -> Result<bool, ErrorResponse> {
     if method == "CONNECT" {
-        return Err(malformed("CONNECT is not what this is for"));
+        return Err(malformed("the method CONNECT is not supported"));
     }
     if target.starts_with('/') && target.bytes().all(is_plain) || target == "*" && method == "OPTIONS" {
         return Ok(false);
     }
-    let uri = Uri::try_from(target).map_err(|_| malformed("its target is none"))?;
+    let uri = Uri::try_from(target).map_err(|_| malformed("its target is not a valid URL"))?;
     match (uri.scheme(), uri.authority()) {
         (None, None) if target.starts_with('/') => Ok(false),
         (Some(_), Some(authority)) if is_host(authority.as_str()) => Ok(true),

@@ -143,16 +143,16 @@ fn draw() -> bool {
 fn host<B>(request: &Request<B>) -> Result<Option<&str>, ErrorResponse> {
     let headers = request.headers();
     if request.method() == Method::CONNECT {
-        return Err(ErrorResponse::malformed("CONNECT is not what this is for"));
+        return Err(ErrorResponse::malformed("the method CONNECT is not supported"));
     }
     if coded(headers) {
-        return Err(ErrorResponse::malformed("its transfer coding is not chunked alone"));
+        return Err(ErrorResponse::malformed("its Transfer-Encoding is not exactly chunked"));
     }
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     if let Some(first) = lengths.next() {
         let first = length(first.as_bytes())?;
         if lengths.any(|other| !length(other.as_bytes()).is_ok_and(|other| other == first)) {
-            return Err(ErrorResponse::malformed("it has two lengths"));
+            return Err(ErrorResponse::malformed("it has two different Content-Length values"));
         }
     }
     let mut hosts = headers.get_all(header::HOST).iter();

@@ -432,7 +432,7 @@ impl ResourceView {
             ),
             Some(seen) if seen.scaled && self.listed.is_empty() => "it has no endpoint yet".to_owned(),
             Some(seen) => format!("it is {}", seen.record.phase),
-            None => "nothing is known of it yet".to_owned(),
+            None => "its record has not been read yet".to_owned(),
         }
     }
 }

@@ -324,7 +324,7 @@ async fn a_wake_whose_endpoint_never_answers_fails_with_what_the_endpoint_says()
     let site = Site::start(plugin.asleep("a"), SiteOptions { settings, ..SiteOptions::default() }).await;
     let answer = site.get("a.test", "/").await;
     assert_eq!(status(&answer), 503);
-    let why = "not up within 300ms: its endpoint 127.0.0.1:1 is not ready: ";
+    let why = "not ready within 300ms: its endpoint 127.0.0.1:1 is not ready: ";
     assert!(body(&answer).contains(why), "{answer}");
     until("it is failed", || site.plugin.get("a").record.phase == Phase::Failed).await;
     let record = site.plugin.get("a").record;

@@ -167,7 +167,7 @@ impl ProcessScaler {
         resource.scale_resources = process.spec.metrics();
         if let Err(error) = self.look(process, &mut resource) {
             let reason = format!("{error:#}");
-            tracing::error!(resource = %process.id, error = reason, "cannot tell how it is; nothing is done with it");
+            tracing::error!(resource = %process.id, error = reason, "failed to read the process's state; it is not scaled until that works");
             // No format a daemon knows.
             resource.record = Record { format: u32::MAX, reason: reason.clone(), ..Record::default() };
             resource.status = reason;

@@ -34,7 +34,7 @@ impl Watches {
         self.once(Arc::clone(&process), Purpose::Watch, run, async move {
             match process.folder.gone(&watched).await {
                 Ok(()) => process.ended(&records, &watched).await,
-                Err(error) => tracing::error!(resource = %process.id, error = format!("{error:#}"), "its end will not be seen"),
+                Err(error) => tracing::error!(resource = %process.id, error = format!("{error:#}"), "failed to watch the process; its end will go unnoticed"),
             }
         });
     }

@@ -31,7 +31,7 @@ enum Stage {
 
 /// Why a try was reverted, for who reads the record.
 const UNCONFIRMED: &str = "not every DLX could confirm";
-const NOT_IDLE: &str = "not idle any more once every request passed a DLX";
+const NOT_IDLE: &str = "no longer idle after its Service was intercepted";
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -320,7 +320,7 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Turn<U> {
                     return Err(ScaleError::Conflict);
                 }
                 if stored.leaving.is_some() {
-                    return Err(anyhow::anyhow!("what was up before has to be stopped first").into());
+                    return Err(anyhow::anyhow!("the previous run has not been stopped yet").into());
                 }
                 stored.up = Some(up.clone());
                 stored.advance();

@@ -111,7 +111,7 @@ async fn pump(inotify: AsyncFd<OwnedFd>, log: Arc<watch::Sender<Log>>, folder: S
         match read {
             Ok(names) => log.send_modify(|log| log.add(names)),
             Err(error) => {
-                tracing::error!(%folder, %error, "changes of the records are no longer seen");
+                tracing::error!(%folder, %error, "failed to watch the records; changes by other daemons go unnoticed until a restart");
                 return;
             }
         }

@@ -287,7 +287,7 @@ async fn restore(
             };
             // Whether it is asleep, and so has to be woken first, is not known.
             print(&format!(
-                "{name}: NOT restored: {kind} in {namespace} lists it and it cannot be read: {error}\n"
+                "{name}: NOT restored: cannot read what plugin {kind} lists for it in namespace {namespace}: {error}\n"
             ));
             summary.failed += 1;
         }

@@ -168,8 +168,8 @@ impl Interceptor {
                 let new_failure = intercepted.record_call(now, to, &result);
                 let to = where_to(to);
                 if let Some(why) = new_failure {
-                    tracing::warn!(resource = %id, reason = %why, "failed to point its Service {to}");
-                    let message = format!("Its Service could not be pointed {to}: {why}");
+                    tracing::warn!(resource = %id, reason = %why, "failed to switch its Service {to}");
+                    let message = format!("Failed to switch its Service {to}: {why}");
                     self.reporter.report(&id, Severity::Warning, "InterceptionFailed", message);
                 } else if let Some((attempts, why)) = intercepted.last_failure() {
                     tracing::debug!(resource = %id, reason = %why, attempts, "Service not pointed {to} yet");
@@ -185,7 +185,7 @@ impl Interceptor {
                 match &result {
                     Ok(()) if self.dlxs != Dlxs::Dead => {
                         let why = refused.map(|why| format!(": {why}")).unwrap_or_default();
-                        tracing::warn!(resource = %id, "woke the resource: it is not intercepted, so no request could{why}");
+                        tracing::warn!(resource = %id, "woke the resource: it is not intercepted, so no request could wake it{why}");
                         let message =
                             format!("Woken: it is not intercepted, so no request could wake it{why}");
                         self.reporter.report(&id, Severity::Warning, "Woken", message);
@@ -212,7 +212,7 @@ impl Interceptor {
 fn where_to(to: Backend) -> &'static str {
     match to {
         Backend::Workload => "to its own pods alone",
-        Backend::Both => "to its own pods as well",
+        Backend::Both => "to the DLXs and its own pods",
         Backend::Dlx => "to the DLXs",
         Backend::Unknown => "elsewhere",
     }

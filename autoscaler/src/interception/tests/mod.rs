@@ -277,7 +277,7 @@ async fn what_cannot_be_intercepted_is_reported_once_and_retried_later() {
     site.calls(1).await;
     store.comes_to(|inner| !inner.reports.is_empty()).await;
     let message = store.inner().reports[0].1.message.clone();
-    assert_eq!(message, "Its Service could not be pointed to the DLXs: no port is free");
+    assert_eq!(message, "Failed to switch its Service to the DLXs: no port is free");
     let status = serde_json::to_value(site.table.status(&id("web"), &site.context.dlxs)).unwrap();
     assert_eq!(status["waiting_for"], "another attempt in 30s, after 1 that failed: no port is free");
     // Whatever changes meanwhile.

@@ -20,7 +20,7 @@ pub(crate) enum UpstreamError {
     Exchange(#[from] hyper::Error),
     #[error("it switched protocols without being asked")]
     UnrequestedSwitch,
-    #[error("its transfer coding is not chunked alone")]
+    #[error("the Transfer-Encoding of its response is not exactly chunked")]
     TransferCoding,
 }
 

@@ -123,7 +123,7 @@ async fn wait_again(
         if !resend::is_second(request) {
             return refusal;
         }
-        let reason = format!("its reused connection closed, and then: {}", refusal.reason);
+        let reason = format!("the reused connection to the resource closed before an answer, and the request could not be sent again: {}", refusal.reason);
         Arc::new(ErrorResponse::upstream_error(&admission.resource().key.id, reason))
     })
 }

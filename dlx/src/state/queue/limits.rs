@@ -39,7 +39,7 @@ pub(crate) struct Reservation {
 pub(crate) enum QueueFull {
     #[error("{0} requests are held for it already: the limit is reached")]
     Requests(usize),
-    #[error("{held} bytes are held for it already, of {limit} that may be")]
+    #[error("{held} bytes are held for it already: the limit is {limit}")]
     Bytes { held: u64, limit: u64 },
     #[error("{0} requests are held in all: the limit is reached")]
     TotalRequests(usize),

@@ -45,7 +45,7 @@ async fn verify_pods(cluster: ClusterApi, store: Arc<Store>, unverified: Unverif
             state.touch(&unverified.id);
         }),
         Err(error) => {
-            tracing::warn!(resource = %unverified.id, error = cluster::describe_error(&error), "failed to read pods: they get no requests until they are known to be new");
+            tracing::warn!(resource = %unverified.id, error = cluster::describe_error(&error), "failed to check whether pods are from before the last scale to zero; retrying, they get no requests until then");
             Backoff::new(RETRY_DELAY, RETRY_DELAY).wait().await;
             store.with(|state| {
                 state.pods.retry_unverified(unverified.clone());

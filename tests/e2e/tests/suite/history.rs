@@ -30,7 +30,7 @@ async fn a_rolling_restart_leaves_no_gap_and_a_killed_dlx_does() {
         dlxs.push(site.dlx_beside().await);
         old.terminate();
         assert!(old.ended().await.success());
-        assert!(old.log().contains("gave the autoscaler the last report"), "{}", old.log());
+        assert!(old.log().contains("delivered the last report to the autoscaler"), "{}", old.log());
     }
     // Those that are there now have counted for a moment, and the one that served it is gone.
     let resource = code_is(&autoscaler, "active").await;
