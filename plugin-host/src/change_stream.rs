@@ -64,6 +64,10 @@ impl ChangeStream {
         match self.plugin.changes(self.cursor).await {
             Ok(changes) => {
                 (self.cursor, self.backoff, self.logged) = (changes.readable.cursor, BACKOFF, None);
+                if !changes.readable.complete && changes.unreadable.iter().any(|one| one.id.is_none()) {
+                    // Which one changed is known when all the others are listed.
+                    self.relist();
+                }
                 Ok(changes)
             }
             Err(error) => {
@@ -89,12 +93,12 @@ mod tests {
     };
 
     use super::*;
-    use crate::CallFuture;
+    use crate::{CallFuture, UnreadableResource};
 
     /// Answers `changes` from a script, and keeps the cursors of the calls.
     #[derive(Default)]
     struct Scripted {
-        answers: Mutex<VecDeque<Result<u64, CallError>>>,
+        answers: Mutex<VecDeque<Result<Listed<Changes>, CallError>>>,
         cursors: Mutex<Vec<u64>>,
     }
 
@@ -110,7 +114,7 @@ mod tests {
         fn changes(&self, cursor: u64) -> CallFuture<'_, Result<Listed<Changes>, CallError>> {
             self.cursors.lock().unwrap().push(cursor);
             let answer = self.answers.lock().unwrap().pop_front().unwrap();
-            Box::pin(async { Ok(Changes { cursor: answer?, ..Changes::default() }.into()) })
+            Box::pin(async { answer })
         }
 
         fn get_resources(&self) -> CallFuture<'_, Result<Listed<Vec<Resource>>, CallError>> {
@@ -138,12 +142,17 @@ mod tests {
         }
     }
 
+    fn changes(cursor: u64) -> Listed<Changes> {
+        Changes { cursor, ..Changes::default() }.into()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn everything_is_listed_after_a_failure_and_a_growing_pause() {
         seed_jitter(0);
         let away = || Err(CallError::Plugin("the API is away".to_owned()));
         let plugin = Arc::new(Scripted::default());
-        *plugin.answers.lock().unwrap() = [Ok(3), Ok(5), away(), away(), Ok(7), Ok(8), away(), Ok(9)].into();
+        *plugin.answers.lock().unwrap() =
+            [Ok(3), Ok(5), away(), away(), Ok(7), Ok(8), away(), Ok(9)].map(|one| one.map(changes)).into();
         let (mut stream, began) = (ChangeStream::new(plugin.clone()), Instant::now());
         for expected in [Ok(3), Ok(5), away(), away(), Ok(7)] {
             assert_eq!(stream.next().await.map(|listed| listed.readable.cursor), expected);
@@ -157,5 +166,23 @@ mod tests {
         assert_eq!(*plugin.cursors.lock().unwrap(), [0, 3, 5, 0, 0, 0, 8, 0]);
         // The pause begins again where one succeeded.
         assert_eq!(began.elapsed(), Duration::from_millis(100 + 200 + 100));
+    }
+
+    #[tokio::test]
+    async fn everything_is_listed_once_where_one_that_changed_has_no_readable_name() {
+        let unreadable = |id: Option<&str>| {
+            let id = id.map(|name| ResourceId::new("demo", name));
+            vec![UnreadableResource { id, error: "field name".to_owned() }]
+        };
+        let (mut named, mut nameless, mut listed) = (changes(3), changes(4), changes(5));
+        (named.unreadable, nameless.unreadable) = (unreadable(Some("web")), unreadable(None));
+        (listed.unreadable, listed.readable.complete) = (unreadable(None), true);
+        let plugin = Arc::new(Scripted::default());
+        *plugin.answers.lock().unwrap() = [named, nameless, listed, changes(6)].map(Ok).into();
+        let mut stream = ChangeStream::new(plugin.clone());
+        for _ in 0..4 {
+            stream.next().await.unwrap();
+        }
+        assert_eq!(*plugin.cursors.lock().unwrap(), [0, 3, 0, 5]);
     }
 }

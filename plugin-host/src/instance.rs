@@ -126,7 +126,7 @@ impl RunningPlugin for Instance {
     fn get_resources(&self) -> CallFuture<'_, Result<Listed<Vec<Resource>>, CallError>> {
         Box::pin(async move {
             let listed = self.watched(&self.listing, method::GET_RESOURCES, &(), read_resources).await?;
-            self.unreadable.log((&self.kind, &self.namespace), &listed.readable, &listed.unreadable, true);
+            self.unreadable.log((&self.kind, &self.namespace), &listed.readable, &listed.unreadable, None);
             Ok(listed)
         })
     }
@@ -135,8 +135,9 @@ impl RunningPlugin for Instance {
         Box::pin(async move {
             let request = ChangesRequest { cursor };
             let listed = self.watched(&self.watching, method::CHANGES, &request, read_changes).await?;
-            let Changes { complete, resources, .. } = &listed.readable;
-            self.unreadable.log((&self.kind, &self.namespace), resources, &listed.unreadable, *complete);
+            let Changes { complete, resources, removed, .. } = &listed.readable;
+            let removed = (!complete).then_some(&**removed);
+            self.unreadable.log((&self.kind, &self.namespace), resources, &listed.unreadable, removed);
             Ok(listed)
         })
     }

@@ -1,7 +1,7 @@
 //! Answers that list resources: one that cannot be read costs that resource only.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Mutex, PoisonError},
 };
 
@@ -35,10 +35,12 @@ pub(crate) struct LoggedUnreadable(Mutex<BTreeSet<UnreadableResource>>);
 // === impl Listed ===
 
 impl<T> Listed<T> {
-    /// Why `id`, which is not among the readable resources, may be listed all the same.
-    pub fn why_unreadable(&self, id: &ResourceId) -> Option<&str> {
-        let it = self.unreadable.iter().find(|other| other.id.as_ref().is_none_or(|other| other == id));
-        it.map(|unreadable| &*unreadable.error)
+    /// Why a resource that is not among the readable ones may be listed all the same, by its identity.
+    pub fn why_unreadable<'a>(&'a self) -> impl Fn(&ResourceId) -> Option<&'a str> {
+        let named = self.unreadable.iter().filter_map(|one| Some((one.id.as_ref()?, &*one.error)));
+        let named: HashMap<_, _> = named.collect();
+        let nameless = self.unreadable.iter().find(|one| one.id.is_none()).map(|one| &*one.error);
+        move |id| named.get(id).copied().or(nameless)
     }
 }
 
@@ -97,26 +99,33 @@ fn wrong_fields(resource: &Value) -> Option<String> {
 
 impl LoggedUnreadable {
     /// Logs what an answer of the plugin `kind` in `namespace` says of unreadable resources, if it is new: `listed` can be read,
-    /// `unreadable` not; `complete`: nothing else is listed.
+    /// `unreadable` not; `removed` is gone, `None`: all else is.
     pub(crate) fn log(
         &self,
         (kind, namespace): (&str, &str),
         listed: &[Resource],
         unreadable: &[UnreadableResource],
-        complete: bool,
+        removed: Option<&[ResourceId]>,
     ) {
         let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.is_empty() && unreadable.is_empty() {
+            return;
+        }
+        let same: BTreeSet<_> = unreadable.iter().collect();
+        let readable: HashSet<_> = listed.iter().map(|resource| &resource.id).collect();
+        // Without a readable name nothing but their errors tells two of them apart.
+        let named = unreadable.iter().filter_map(|one| one.id.as_ref());
+        let replaced: HashSet<_> = named.chain(removed.unwrap_or_default()).collect();
         logged.retain(|one| {
-            let same = |other: &UnreadableResource| other.id == one.id;
-            if unreadable.contains(one) {
+            if same.contains(one) {
                 return true;
             }
             match &one.id {
-                Some(id) if listed.iter().any(|resource| resource.id == *id) => {
+                Some(id) if readable.contains(id) => {
                     tracing::info!(kind, namespace, resource = %id, "resource can be read again");
                     false
                 }
-                _ => !complete && !unreadable.iter().any(same),
+                id => removed.is_some() && id.as_ref().is_none_or(|id| !replaced.contains(id)),
             }
         });
         for one in unreadable {
@@ -196,9 +205,48 @@ mod tests {
     fn one_without_a_readable_name_may_be_any() {
         let named = |id| Listed { readable: (), unreadable: vec![unreadable(id, "why")] };
         let id = |name| ResourceId::new("demo", name);
-        assert_eq!(named(Some("a")).why_unreadable(&id("a")), Some("why"));
-        assert_eq!(named(Some("a")).why_unreadable(&id("b")), None);
-        assert_eq!(named(None).why_unreadable(&id("b")), Some("why"));
+        assert_eq!(named(Some("a")).why_unreadable()(&id("a")), Some("why"));
+        assert_eq!(named(Some("a")).why_unreadable()(&id("b")), None);
+        assert_eq!(named(None).why_unreadable()(&id("b")), Some("why"));
+    }
+
+    #[test]
+    fn many_unreadable_resources_take_no_quadratic_time() {
+        let (logged, began) = (LoggedUnreadable::default(), std::time::Instant::now());
+        let unreadable: Vec<_> =
+            (0..100_000).map(|number| unreadable(Some(&number.to_string()), "why")).collect();
+        let ids: Vec<_> = unreadable.iter().filter_map(|one| one.id.clone()).collect();
+        let listed = Listed { readable: (), unreadable };
+        let why_unreadable = listed.why_unreadable();
+        assert!(ids.iter().all(|id| why_unreadable(id).is_some()));
+        let resources: Vec<_> = ids.into_iter().map(Resource::new).collect();
+        for unreadable in [&*listed.unreadable, &listed.unreadable, &[]] {
+            logged.log(("test", "demo"), &resources, unreadable, None);
+        }
+        // It takes more than a minute otherwise.
+        assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn an_unreadable_resource_is_logged_anew_once_it_was_removed() {
+        let logged = LoggedUnreadable::default();
+        let id = |name| ResourceId::new("demo", name);
+        let log = |unreadable: &[UnreadableResource], removed: Option<&[ResourceId]>| {
+            logged.log(("test", "demo"), &[], unreadable, removed);
+            logged.0.lock().unwrap().iter().cloned().collect::<Vec<_>>()
+        };
+        let (a, b) = (unreadable(Some("a"), "why"), unreadable(Some("b"), "why"));
+        let both = [a, b];
+        assert_eq!(log(&both, None), both);
+        assert_eq!(log(&[], Some(&[id("a")])), both[1..]);
+        assert_eq!(log(&both[..1], Some(&[])), both);
+        assert_eq!(log(&[], None), []);
+        // Neither of two without a readable name pushes the other out.
+        let (one, other) = (unreadable(None, "field name"), unreadable(None, "field namespace"));
+        for answer in [&one, &other, &one] {
+            log(std::slice::from_ref(answer), Some(&[]));
+        }
+        assert_eq!(log(&[], Some(&[])), [one, other]);
     }
 
     #[derive(Clone, Default)]
@@ -222,10 +270,10 @@ mod tests {
         let subscriber =
             tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
         let _default = tracing::subscriber::set_default(subscriber);
-        let log = |listed: &[&str], wrong: &[UnreadableResource], complete| {
+        let log = |listed: &[&str], wrong: &[UnreadableResource], complete: bool| {
             let resource = |name: &&str| Resource::new(ResourceId::new("demo", *name));
             let listed: Vec<_> = listed.iter().map(resource).collect();
-            logged.log(("test", "demo"), &listed, wrong, complete);
+            logged.log(("test", "demo"), &listed, wrong, (!complete).then_some(&[]));
             let lines = String::from_utf8(std::mem::take(&mut *written.0.lock().unwrap())).unwrap();
             lines.lines().map(|line| line.split_whitespace().nth(1).unwrap().to_owned()).collect::<Vec<_>>()
         };

@@ -67,6 +67,8 @@ pub(crate) struct CycleStats {
 pub(crate) struct ResourceState {
     /// As the plugin lists it.
     pub(crate) resource: Resource,
+    /// It could not be read yet: nothing but its name is known.
+    never_read: bool,
     /// As the DLXs reported it.
     pub(crate) samples: Vec<Sample>,
     /// As another metric source reported it, in the order of its metrics; none if the DLXs are the source.
@@ -171,13 +173,14 @@ impl ResourceStates {
     /// Keeps the last known state of what is listed and cannot be read, and has nothing done by it: it may be out of date.
     fn keep_unreadable(&mut self, now: Instant, listed: &Listed<()>, work: &mut PlannedWork) {
         for id in listed.unreadable.iter().filter_map(|unreadable| unreadable.id.as_ref()) {
-            self.resources
-                .entry(id.clone())
-                .or_insert_with(|| ResourceState::new(now, Resource::new(id.clone())));
+            self.resources.entry(id.clone()).or_insert_with(|| {
+                let never = ResourceState::new(now, Resource::new(id.clone()));
+                ResourceState { never_read: true, ..never }
+            });
         }
-        let cycle = self.cycles.count;
+        let (cycle, why_unreadable) = (self.cycles.count, listed.why_unreadable());
         for (id, state) in self.resources.iter_mut().filter(|(_, state)| state.cycle != cycle) {
-            let Some(why) = listed.why_unreadable(id) else { continue };
+            let Some(why) = why_unreadable(id) else { continue };
             state.cycle = cycle;
             (state.samples, state.readings) = (Vec::new(), None);
             state.set_decision(now, Decision::Keep(Reason::Unreadable(why.into())));
@@ -240,7 +243,11 @@ impl ResourceStates {
                 return;
             }
             Some(state) => {
-                state.update(now, resource);
+                if std::mem::take(&mut state.never_read) {
+                    *state = ResourceState::new(now, resource);
+                } else {
+                    state.update(now, resource);
+                }
                 state
             }
             None => self.resources.entry(resource.id.clone()).or_insert(ResourceState::new(now, resource)),
@@ -359,6 +366,7 @@ impl ResourceState {
             waking: wake_nonce(&resource).map(|nonce| (nonce, now)),
             rollout: ObservedRollout::observe(None, now, &resource, false),
             resource,
+            never_read: false,
             samples: Vec::new(),
             readings: None,
             metrics: Vec::new(),

@@ -203,16 +203,14 @@ impl Interceptor {
             let waited_for = inner.awaited_resources();
             inner.dirty.extend(waited_for);
         }
-        let mut gone = changes.removed;
+        let named = answer.unreadable.iter().filter_map(|unreadable| unreadable.id.clone());
+        let (mut unreadable, mut gone): (Vec<_>, _) = (named.collect(), changes.removed);
         if changes.complete {
             let listed: HashSet<_> = changes.resources.iter().map(|resource| &resource.id).collect();
-            gone.extend(
-                inner
-                    .resources
-                    .keys()
-                    .filter(|id| !listed.contains(id) && answer.why_unreadable(id).is_none())
-                    .cloned(),
-            );
+            let why_unreadable = answer.why_unreadable();
+            for id in inner.resources.keys().filter(|id| !listed.contains(id)).cloned() {
+                if why_unreadable(&id).is_some() { unreadable.push(id) } else { gone.push(id) }
+            }
         }
         for resource in &changes.resources {
             let Some(interception) = &resource.interception else {
@@ -238,10 +236,10 @@ impl Interceptor {
             self.count_backend(before, Some(interception.backend));
             inner.dirty.insert(resource.id.clone());
         }
-        for id in answer.unreadable.iter().filter_map(|unreadable| unreadable.id.as_ref()) {
-            if let Some(resource) = inner.resources.get_mut(id) {
+        for id in unreadable {
+            if let Some(resource) = inner.resources.get_mut(&id) {
                 resource.unreadable = true;
-                inner.dirty.insert(id.clone());
+                inner.dirty.insert(id);
             }
         }
         for id in gone {

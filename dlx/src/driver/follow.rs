@@ -152,11 +152,12 @@ fn apply(plugins: &Arc<FollowedPlugins>, source: &Arc<PluginSource>, mut answer:
         }
         kept.insert(key);
     }
+    let why_unreadable = answer.why_unreadable();
     if changes.complete {
         routes_changed |= forget(plugins, source, |key| {
             // It stays as it was when it could be read. Whatever is written by that names a version, and changes nothing if
             // the resource has another by now.
-            kept.contains(key) || answer.why_unreadable(&key.id).is_some()
+            kept.contains(key) || why_unreadable(&key.id).is_some()
         });
     } else if !changes.removed.is_empty() {
         let gone: HashSet<_> = changes.removed.into_iter().collect();

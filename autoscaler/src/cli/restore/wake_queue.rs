@@ -138,7 +138,8 @@ async fn follow_resources(plugin: Arc<dyn RunningPlugin>, sender: watch::Sender<
         let Changes { complete, resources, removed, .. } = std::mem::take(&mut changes.readable);
         sender.send_modify(|listed| {
             if complete {
-                listed.retain(|id, _| changes.why_unreadable(id).is_some());
+                let why_unreadable = changes.why_unreadable();
+                listed.retain(|id, _| why_unreadable(id).is_some());
             }
             listed.extend(resources.into_iter().map(|resource| (resource.id.clone(), resource)));
             for id in &removed {

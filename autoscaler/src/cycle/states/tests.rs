@@ -381,10 +381,15 @@ fn an_unreadable_resource_keeps_its_last_state_and_is_not_acted_on() {
     assert_eq!(scene.cycle(SECOND).idle, [id("hello")]);
     let unreadable = vec![UnreadableResource { id: Some(id("new")), error: "field hosts".to_owned() }];
     let listed = Listed { readable: Vec::new(), unreadable };
-    scene.states.observe(scene.now, listed, activity, SERVED, &scene.settings);
+    scene.states.observe(scene.now, listed, activity.clone(), SERVED, &scene.settings);
     let known: Vec<_> =
         scene.states.resources.iter().map(|(id, state)| (&*id.name, state.decision.code())).collect();
     assert_eq!(known, [("new", "unreadable")]);
+    // That it is awake when it is first read is no wake, and no event.
+    let new = Resource { id: id("new"), replicas: 2, ..scene.hello.clone() };
+    scene.states.observe(scene.now, vec![new].into(), activity, SERVED, &scene.settings);
+    let state = &scene.states.resources[&id("new")];
+    assert_eq!(state.event, None);
 }
 
 #[test]
