@@ -10,6 +10,12 @@ use crate::{CallError, Listed, RunningPlugin};
 /// After a plugin that could not say what changed.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 
+/// How often a plugin is asked that lists everything each time, and may not wait until something has changed.
+const LIST_INTERVAL: Duration = Duration::from_secs(1);
+
+/// So many such lists may follow each other at once: one that does wait must not be late where several changes come together.
+const LIST_BURST: u32 = 10;
+
 /// The resources of a plugin as a stream: all of them first, then what changes. After a failure all of them again, since what
 /// was missed meanwhile is not known.
 #[derive(Debug)]
@@ -20,6 +26,8 @@ pub struct ChangeStream {
     backoff: Backoff,
     /// The end of the pause after a failure.
     paused_until: Option<Instant>,
+    /// When the last of the lists that answered another cursor than 0 was due, at one in each interval.
+    list_due: Instant,
     /// The failure that was logged last, if it lasts.
     logged: Option<CallError>,
 }
@@ -29,7 +37,8 @@ pub struct ChangeStream {
 impl ChangeStream {
     /// The stream of `plugin`, from its beginning.
     pub fn new(plugin: Arc<dyn RunningPlugin>) -> Self {
-        Self { plugin, cursor: 0, backoff: BACKOFF, paused_until: None, logged: None }
+        let list_due = Instant::now();
+        Self { plugin, cursor: 0, backoff: BACKOFF, paused_until: None, list_due, logged: None }
     }
 
     /// Whether the next answer lists all resources as they are after the question.
@@ -54,6 +63,15 @@ impl ChangeStream {
         }
     }
 
+    /// Waits where a plugin lists everything more often than it may.
+    #[expect(clippy::disallowed_methods, reason = "a plugin that does not wait is asked after a pause")]
+    async fn pace_lists(&self) {
+        if let Some(early) = self.list_due.checked_duration_since(Instant::now() + LIST_BURST * LIST_INTERVAL)
+        {
+            sleep_until(Instant::now() + early).await;
+        }
+    }
+
     /// Waits for the [pause](Self::pause), then for what changed. Nothing is lost if the future is dropped.
     ///
     /// # Errors
@@ -61,10 +79,19 @@ impl ChangeStream {
     /// The plugin could not say. Logged, once as long as it stays the same.
     pub async fn next(&mut self) -> Result<Listed<Changes>, CallError> {
         self.pause().await;
+        let lists_all = self.lists_all();
+        if !lists_all {
+            // No part of the pause: a list that is requested meanwhile is not delayed.
+            self.pace_lists().await;
+        }
         match self.plugin.changes(self.cursor).await {
             Ok(changes) => {
+                let nameless = changes.unreadable.iter().any(|one| one.id.is_none());
+                if !lists_all && (changes.readable.complete || nameless) {
+                    self.list_due = self.list_due.max(Instant::now()) + LIST_INTERVAL;
+                }
                 (self.cursor, self.backoff, self.logged) = (changes.readable.cursor, BACKOFF, None);
-                if !changes.readable.complete && changes.unreadable.iter().any(|one| one.id.is_none()) {
+                if !changes.readable.complete && nameless {
                     // Which one changed is known when all the others are listed.
                     self.relist();
                 }
@@ -166,6 +193,27 @@ mod tests {
         assert_eq!(*plugin.cursors.lock().unwrap(), [0, 3, 5, 0, 0, 0, 8, 0]);
         // The pause begins again where one succeeded.
         assert_eq!(began.elapsed(), Duration::from_millis(100 + 200 + 100));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_plugin_that_lists_everything_at_once_each_time_is_asked_once_a_second() {
+        let mut listed = changes(7);
+        listed.readable.complete = true;
+        let plugin = Arc::new(Scripted::default());
+        *plugin.answers.lock().unwrap() = std::iter::repeat_n(Ok(listed), 20).collect();
+        let (mut stream, began) = (ChangeStream::new(plugin), Instant::now());
+        // The first answers 0.
+        for _ in 0..=LIST_BURST + 1 {
+            stream.next().await.unwrap();
+        }
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        for _ in 0..3 {
+            stream.next().await.unwrap();
+        }
+        assert_eq!(began.elapsed(), 3 * LIST_INTERVAL);
+        stream.relist();
+        stream.next().await.unwrap();
+        assert_eq!(began.elapsed(), 3 * LIST_INTERVAL, "a list that is requested is not delayed");
     }
 
     #[tokio::test]

@@ -163,6 +163,6 @@ fn describe(resource: &ResourceHandle, view: &ResourceView) -> Resource {
             wake_ms: cold.wake.map(ms),
             phases_ms: cold.phases.millis().map(|(phase, ms)| (phase.name(), ms)).collect(),
         }),
-        last_error: view.last_error.clone(),
+        last_error: view.unreadable.clone().or_else(|| view.last_error.clone()),
     }
 }

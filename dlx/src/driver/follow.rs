@@ -152,7 +152,19 @@ fn apply(plugins: &Arc<FollowedPlugins>, source: &Arc<PluginSource>, mut answer:
         }
         kept.insert(key);
     }
+    if !changes.complete {
+        // Which one has no readable name is known by the list that follows.
+        answer.unreadable.retain(|unreadable| unreadable.id.is_some());
+    }
     let why_unreadable = answer.why_unreadable();
+    for resource in plugins.resources.all().into_iter().filter(|_| !answer.unreadable.is_empty()) {
+        if let Some(why) = why_unreadable(&resource.key.id).filter(|_| !kept.contains(&resource.key))
+            && resource.read(|view| same_source(&view.source, source))
+        {
+            let why = format!("its plugin lists it and it cannot be read, so its state may be old: {why}");
+            resource.decide(|view| view.unreadable = Some(why));
+        }
+    }
     if changes.complete {
         routes_changed |= forget(plugins, source, |key| {
             // It stays as it was when it could be read. Whatever is written by that names a version, and changes nothing if

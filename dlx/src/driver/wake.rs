@@ -177,11 +177,15 @@ pub(super) async fn refresh_after_conflict(resource: &Arc<ResourceHandle>, expec
         Some(view.lost_writes)
     });
     if let Some(lost) = lost {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "what was not listed yet is asked for again after a growing pause"
-        )]
-        sleep(WRITE_BACKOFF.pause_after(lost)).await;
+        let mut changed = resource.subscribe();
+        let listed = async {
+            while resource.read(|view| view.gate.seen().is_some_and(|seen| seen.version == *expected)) {
+                // Closed never: `resource` is held.
+                let _ = changed.changed().await;
+            }
+        };
+        // An error: it is still not listed.
+        let _ = timeout(WRITE_BACKOFF.pause_after(lost), listed).await;
     }
 }
 
@@ -222,5 +226,32 @@ fn has_port(address: &str) -> bool {
     match address.rsplit_once(':') {
         Some((host, port)) => port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']')),
         None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::testing::{Site, SiteOptions, plugin::Plugin, until};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_pause_after_a_conflict_ends_with_the_change_it_waits_for() {
+        let plugin = Plugin::at("127.0.0.1:9").asleep("a");
+        let site = Site::start(plugin.clone(), SiteOptions::default()).await;
+        let resource = site.resource("a");
+        resource.decide(|view| view.lost_writes = 20);
+        let pause = tokio::spawn({
+            let (resource, expected) = (resource.clone(), plugin.get("a").version);
+            async move { refresh_after_conflict(&resource, &expected).await }
+        });
+        until("it pauses", || resource.read(|view| view.lost_writes == 21)).await;
+        let began = Instant::now();
+        plugin.change("a", |resource| resource.status = "changed".to_owned());
+        pause.await.unwrap();
+        // Less than the pause, which is at least four fifths of the longest.
+        assert!(began.elapsed() < MAX_RETRY_DELAY / 2, "{:?}", began.elapsed());
+        assert_eq!(resource.read(|view| view.lost_writes), 0);
     }
 }

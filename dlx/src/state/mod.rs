@@ -374,6 +374,9 @@ impl ResourceHandle {
             // With traffic mode `external` nothing is drained: the record belongs to another controller.
             let record = if resource.traffic_mode == TrafficMode::External { Default::default() } else { resource.record.clone() };
             let seen = Seen { record, version: resource.version.clone(), scaled: resource.replicas > 0 };
+            if view.gate.seen().is_none_or(|before| before.version != seen.version) {
+                view.lost_writes = 0;
+            }
             let before = view.gate.seen().map(|seen| seen.record.phase);
             let after = seen.record.phase;
             if after == Phase::Draining {

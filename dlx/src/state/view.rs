@@ -53,7 +53,9 @@ pub(crate) struct ResourceView {
     pub(crate) failure: Option<WakeFailure>,
     /// The last error, whether or not it has passed.
     pub(crate) last_error: Option<String>,
-    /// Writes in a row whose outcome is unknown.
+    /// Why its state may be old, if it is listed and cannot be read.
+    pub(crate) unreadable: Option<String>,
+    /// Writes in a row, at one version, whose outcome is unknown.
     pub(crate) lost_writes: u32,
     /// Since when requests are held, if any are.
     pub(crate) held_since: Option<Instant>,
@@ -137,6 +139,7 @@ impl ResourceView {
             last_drain: None,
             failure: None,
             last_error: None,
+            unreadable: None,
             lost_writes: 0,
             held_since: None,
             wake_cause: None,
@@ -151,6 +154,7 @@ impl ResourceView {
     /// Takes over what the plugin lists.
     pub(crate) fn apply_listing(&mut self, source: &Arc<PluginSource>, resource: Resource) {
         self.gone = false;
+        self.unreadable = None;
         let own = |resource: &Resource| {
             let deadline = resource.rollout.as_ref().and_then(|rollout| rollout.deadline);
             (resource.hold_timeout, resource.resource_readiness_timeout, deadline)
@@ -408,6 +412,7 @@ impl ResourceView {
                 "it waits for a wake slot: the limit of concurrent wakes is reached (--max-concurrent-wakes, maxConcurrentWakes)".to_owned(),
             );
         }
+        why.extend(self.unreadable.clone());
         if !self.resource.status.is_empty() {
             why.push(self.resource.status.clone());
         }

@@ -44,8 +44,13 @@ async fn a_change_that_cannot_be_read_is_not_asked_for_in_a_loop() {
     plugin.change("a", |resource| resource.status = "changed".to_owned());
     let lists = plugin.lists.load(Ordering::SeqCst);
     // Its wake names a version that is no longer there.
-    assert_eq!(status(&site.get("a.test", "/").await), 503);
+    let answer = site.get("a.test", "/").await;
+    assert_eq!(status(&answer), 503);
+    assert!(answer.contains("its state may be old: field replicas"), "{answer}");
     let lists = plugin.lists.load(Ordering::SeqCst) - lists;
     assert!((1..10).contains(&lists), "{lists} lists in a second");
     assert_eq!(plugin.get("a").replicas, 0);
+    plugin.set_unreadable(&[]);
+    let a = site.resource("a");
+    until("a is read again", || a.read(|view| view.unreadable.is_none())).await;
 }
