@@ -60,7 +60,7 @@ const MAX_EXCERPT_BYTES: usize = 200;
 // === impl Http ===
 
 impl Http {
-    /// A client that believes these.
+    /// A client that trusts these roots.
     ///
     /// # Errors
     ///
@@ -127,7 +127,7 @@ impl Http {
     }
 }
 
-/// What fits a URL: its own certificates, the system's, or none.
+/// The roots that fit a URL: its own certificates, the system's, or none.
 pub(crate) fn roots_for(url: &str, pem: Option<Vec<u8>>) -> Roots {
     let https = url.parse::<Uri>().is_ok_and(|url| url.scheme_str() == Some("https"));
     match pem {

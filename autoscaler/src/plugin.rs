@@ -10,12 +10,12 @@ use plugin_host::RunningPlugin;
 use scaler_types::{Resource, protocol::Seen};
 use tokio::sync::watch;
 
-/// What a cycle works on; another one may come while it runs.
+/// The plugin a cycle works on; another one may come while it runs.
 #[derive(Clone)]
 pub(crate) struct ActivePlugin {
     /// The plugin running for the namespace file.
     pub(crate) plugin: Arc<dyn RunningPlugin>,
-    /// What holds for its resources.
+    /// The settings of its resources.
     pub(crate) settings: Arc<Settings>,
 }
 

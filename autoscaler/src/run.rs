@@ -236,7 +236,7 @@ impl LeaderTasks {
         }
     }
 
-    /// Starts, changes and ends cycles as `served` says. What a cycle remembers outlives a change of its file.
+    /// Starts, changes and ends cycles for `served`. A cycle's resource states outlive a change of its file.
     fn set(&mut self, served: &[Served]) {
         let key = |one: &Served| (one.instance.kind().to_owned(), one.namespace.clone());
         let wanted: BTreeMap<_, _> = served.iter().map(|one| (key(one), one)).collect();

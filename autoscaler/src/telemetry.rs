@@ -23,7 +23,7 @@ pub(crate) struct CycleLabels {
     pub(crate) namespace: String,
 }
 
-/// What was decided, and why.
+/// The decision, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct DecisionLabels {
     /// `keep` or `scale_to_zero`.

@@ -28,7 +28,7 @@ use tokio::{sync::Semaphore, time::Instant};
 use self::idle::{Idle, Waits};
 use crate::token::Token;
 
-/// What a handler answers.
+/// A handler's response.
 pub type Answer = Pin<Box<dyn Future<Output = Response<Full<Bytes>>> + Send>>;
 /// Body read whole (1 MiB at most).
 pub type Handler = Arc<dyn Fn(Request<Bytes>) -> Answer + Send + Sync>;
@@ -48,8 +48,7 @@ pub struct Admin {
     routes: BTreeMap<&'static str, BTreeMap<String, Handler>>,
 }
 
-/// Who asks: the address at the other end of the socket, in the request's extensions. What a header says about it is
-/// never believed.
+/// The client's address: the other end of the socket, in the request's extensions. Headers that name the client are ignored.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
@@ -257,8 +256,8 @@ impl Admin {
         Some(refusal)
     }
 
-    /// 503 where the daemon works for nobody; what is wrong for some is only shown: one namespace's file must not take the
-    /// others' requests from a DLX.
+    /// 503 where the daemon serves no namespace; the problems of some are only shown: one namespace's file must not take
+    /// the others' requests from a DLX.
     fn readiness(&self) -> Response<Full<Bytes>> {
         let (status, mut page) = match (self.ready)() {
             Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
@@ -368,7 +367,7 @@ fn answer(status: StatusCode, content_type: &'static str, body: String) -> Respo
     response
 }
 
-/// Compares in a time that tells nothing but the lengths.
+/// Compares in a time that depends on the lengths alone.
 fn same(given: &[u8], expected: &[u8]) -> bool {
     given.len() == expected.len()
         && hint::black_box(given.iter().zip(expected).fold(0, |seen, (a, b)| seen | (a ^ b))) == 0

@@ -52,7 +52,7 @@ impl Coordinator {
         }
     }
 
-    /// Follows which DLXs take requests, and which register. For who leads, while it leads: it costs two watches. To be called on a tokio runtime.
+    /// Follows which DLXs take requests, and which register. For the leader, while it is: it costs two watches. To be called on a tokio runtime.
     pub fn serving(&self) -> Serving {
         match self {
             Self::Files(state_dir) => Serving::follow_files(state_dir.clone()),
@@ -66,7 +66,7 @@ impl Coordinator {
     ///
     /// # Errors
     ///
-    /// It cannot succeed: a folder that cannot be written, an address that nobody else can use.
+    /// It cannot succeed: a folder that cannot be written, an address that no other host can use.
     pub async fn register(
         &self,
         admin: SocketAddr,

@@ -155,7 +155,7 @@ impl CommonFlags {
         self.kubeconfig_path.as_deref().filter(|path| !path.is_empty()).map(Path::new)
     }
 
-    /// Whether a DLX would stop accepting connections before everybody has followed the change that leads its Services elsewhere.
+    /// Whether a DLX would stop accepting connections before the change of its Services' endpoints has propagated.
     pub fn shutdown_grace_is_short(&self) -> bool {
         self.service_ports.is_some()
             && shutdown::accepting_time(self.shutdown_grace) < self.endpoint_propagation_delay

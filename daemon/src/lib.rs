@@ -1,4 +1,4 @@
-//! What both daemons share: flags, namespace files and the plugins running for them, logs and metrics, the admin
+//! The parts that both daemons share: flags, namespace files and the plugins running for them, logs and metrics, the admin
 //! server, membership, leadership, listening sockets, and how a daemon ends.
 
 pub mod admin;

@@ -12,7 +12,7 @@ use crate::exit;
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Cloneable; `draining` is cancelled by the first SIGTERM or SIGINT; the second one exits the process with
-/// status 143 or 130 (128 and the signal's number, as a shell tells it).
+/// status 143 or 130 (128 and the signal's number, as a shell reports it).
 #[derive(Clone, Debug)]
 pub struct Shutdown {
     /// Cancelled when the process is to drain.
@@ -64,7 +64,7 @@ pub fn accepting_time(grace: Duration) -> Duration {
     grace - grace / 3
 }
 
-/// What ends a process: the signal's name, and the status that it ends with.
+/// The name of the signal that ends a process, and the exit status.
 type Ending = (&'static str, u8);
 
 async fn follow(
@@ -84,7 +84,7 @@ async fn signalled(terminate: &mut Signal, interrupt: &mut Signal) -> Ending {
     }
 }
 
-/// What follows the first signal; returns the status to end with, at once.
+/// Drains after the first signal; returns the exit status once the process must exit at once.
 async fn ending(
     (name, status): Ending,
     second: impl Future<Output = Ending>,
@@ -93,7 +93,7 @@ async fn ending(
 ) -> u8 {
     tracing::info!(signal = name, grace = %scaler_types::duration::short(grace), "stopping; a second signal stops it at once");
     draining.cancel();
-    // Whoever drains ends by itself. If it cannot (its thread hangs in a plugin, or in a file), nobody else would.
+    // A drained daemon exits by itself. This ends one whose thread hangs in a plugin or in a file.
     let hangs = async {
         match Instant::now().checked_add(grace).and_then(|end| end.checked_add(LAST_WORDS_TIMEOUT)) {
             #[expect(clippy::disallowed_methods, reason = "the end of the grace is the event")]

@@ -11,7 +11,7 @@ use std::{
 
 use crate::exit::Misconfigured;
 
-/// What writes on the admin port must carry as a bearer token. Clones share it.
+/// The bearer token that writes on the admin port must carry. Clones share it.
 #[derive(Clone)]
 pub struct Token(Arc<Shared>);
 

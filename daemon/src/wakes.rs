@@ -1,9 +1,9 @@
 //! How many workloads a daemon wakes at once: a crawler, the end of an outage, or the DLXs' own end may want thousands of them in the
 //! same second.
 //!
-//! Each daemon has a budget and asks nobody else. It is shared out fairly: the next place goes to the namespace that has the fewest,
-//! and a wake that a request waits for goes before one that nobody waits for. Those have half of the places at most, so that a request
-//! finds one.
+//! Each daemon has a budget of its own. It is shared out fairly: the next place goes to the namespace that has the
+//! fewest, and a wake that a request waits for goes before one without a request. Those have half of the places at most,
+//! so that a request finds one.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -22,15 +22,15 @@ use tokio::{
 pub const DEFAULT: usize = 64;
 /// How long a wake that no request waits for keeps its place at most: those that never start hold up the others for that long.
 pub const WAKE_PLACE_TIMEOUT: Duration = Duration::from_secs(60);
-/// What wakes that no request waits for are spread over.
+/// The time over which wakes without a waiting request are spread.
 const JITTER: Duration = Duration::from_millis(500);
 
-/// Who waits for a wake.
+/// What waits for a wake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Waits {
     /// A request, or a person.
     Somebody,
-    /// Nobody: it is woken so that it can be reached without a DLX.
+    /// No request: it is woken so that it can be reached without a DLX.
     Nobody,
 }
 
@@ -83,7 +83,7 @@ impl Wakes {
                 share.waiting[waits as usize].push_back(sender);
             }
             self.give();
-            // An error: never, whoever takes a sender sends.
+            // An error never comes: every sender that is taken sends.
             if let Ok(place) = receiver.await {
                 return place;
             }
@@ -116,7 +116,7 @@ impl Wakes {
     }
 }
 
-/// Waits for a moment, another one for each that nobody waits for.
+/// Waits for a random moment, drawn anew for each wake without a waiting request.
 pub async fn jitter() {
     let part = Nonce::fresh().0 % 1000;
     let wait = JITTER.mul_f64(f64::from(u16::try_from(part).unwrap_or_default()) / 1000.0);

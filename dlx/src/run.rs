@@ -95,8 +95,8 @@ struct Sockets {
     max_connections: usize,
 }
 
-/// What is needed before the first request: this DLX binds its ports before it registers, and registers before its first
-/// list, so that every drain attempt after that list asks it, too.
+/// The steps before the first request: this DLX binds its ports before it registers, and registers before its first list,
+/// so that every drain attempt after that list asks it, too.
 async fn prepare(
     flags: &DlxFlags,
     listener: &TcpListener,

@@ -44,7 +44,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Follows objects for as long as it is polled; never ends.
 pub struct Watch<K>(BoxStream<'static, Result<Event<K>, WatchError>>);
 
-/// What happened to the objects.
+/// A change of the objects.
 #[derive(Debug)]
 pub enum Event<K> {
     /// A list begins: what happened since the last event is not known.
@@ -93,7 +93,7 @@ struct Follower<K> {
     paused_until: Option<Instant>,
 }
 
-/// What to do next.
+/// The next step.
 enum State<K> {
     Init,
     /// List the next page: that of the token.
@@ -200,7 +200,7 @@ impl LastFailure {
         self.0.replace(reason.to_owned()).as_deref() != Some(reason)
     }
 
-    /// Following works: whether it failed before. A list that is not complete does not tell.
+    /// Following works: whether it failed before. An incomplete list does not count.
     pub fn ends_with<K>(&mut self, event: &Event<K>) -> bool {
         !matches!(event, Event::Init | Event::Page { complete_at: None, .. }) && self.0.take().is_some()
     }

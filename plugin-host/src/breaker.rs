@@ -39,7 +39,7 @@ impl Breaker {
         Ok(())
     }
 
-    /// What came of a call: any answer, an error or a panic as well, shows that the plugin is alive.
+    /// Records the result of a call: any answer, even an error or a panic, shows that the plugin is alive.
     pub(crate) fn record(&self, answered: bool) {
         let mut count = self.0.lock().expect("nothing panics under this lock");
         if answered {

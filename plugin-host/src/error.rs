@@ -16,7 +16,7 @@ pub struct RejectedPlugin {
 /// Why a file was not loaded: what is wrong, then what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// A link that leads nowhere.
+    /// A dangling link.
     #[error("a link to a file that does not exist; remove it or make it point at a plugin")]
     Dangling,
     /// A folder, a socket, ...
@@ -38,7 +38,7 @@ pub enum LoadError {
         /// The most that is taken.
         max: u64,
     },
-    /// Whoever may write a plugin runs code in the daemon.
+    /// Every user who may write a plugin runs code in the daemon.
     #[error("everybody may write it (mode {0:04o}); run chmod o-w on it")]
     Writable(u32),
     /// Foreign, or cut short.

@@ -8,8 +8,8 @@
 //! A library is first loaded by another process: what crashes or hangs in its initialisers is left out. (In the daemon itself
 //! it would take the dynamic loader with it, and nearly every thread needs that now and then.)
 //!
-//! What a plugin can still do to the daemon it is in: crash it (a segmentation fault, `abort`, `exit`, a stack overflow), eat
-//! its memory, and change what belongs to the whole process (signal handlers, the working directory). Load only libraries
+//! A plugin can still crash the daemon it is in (a segmentation fault, `abort`, `exit`, a stack overflow), eat its
+//! memory, and change the state of the whole process (signal handlers, the working directory). Load only libraries
 //! you trust. Replace a library by writing another file and renaming it over the old one: to overwrite one that is
 //! loaded changes the code under a running daemon.
 

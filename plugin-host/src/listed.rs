@@ -9,10 +9,10 @@ use scaler_types::{Changes, Resource, ResourceId};
 use serde::Deserialize;
 use serde_json::{Error, Map, Value, json};
 
-/// What a plugin lists, as far as it can be read.
+/// A plugin's list, as far as it can be read.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Listed<T> {
-    /// What can be read.
+    /// The readable part.
     pub readable: T,
     /// Resources that are listed and cannot be read. Their last known state is kept, and nothing is decided by it: missing
     /// data never counts as idle, or as gone.
@@ -113,7 +113,7 @@ impl LoggedUnreadable {
         }
         let same: BTreeSet<_> = unreadable.iter().collect();
         let readable: HashSet<_> = listed.iter().map(|resource| &resource.id).collect();
-        // Without a readable name nothing but their errors tells two of them apart.
+        // Without a readable name, only their errors distinguish two of them.
         let named = unreadable.iter().filter_map(|one| one.id.as_ref());
         let replaced: HashSet<_> = named.chain(removed.unwrap_or_default()).collect();
         logged.retain(|one| {
@@ -212,7 +212,8 @@ mod tests {
 
     #[test]
     fn many_unreadable_resources_take_no_quadratic_time() {
-        let (logged, began) = (LoggedUnreadable::default(), std::time::Instant::now());
+        // Quadratic, it would take longer than a test may.
+        let logged = LoggedUnreadable::default();
         let unreadable: Vec<_> =
             (0..100_000).map(|number| unreadable(Some(&number.to_string()), "why")).collect();
         let ids: Vec<_> = unreadable.iter().filter_map(|one| one.id.clone()).collect();
@@ -223,8 +224,6 @@ mod tests {
         for unreadable in [&*listed.unreadable, &listed.unreadable, &[]] {
             logged.log(("test", "demo"), &resources, unreadable, None);
         }
-        // It takes more than a minute otherwise.
-        assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What plugins log, written to the daemon's own log under the plugin's kind.
+//! The plugins' log lines, written to the daemon's own log under the plugin's kind.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ pub struct Panics {
     pub kind: String,
     /// How many so far.
     pub count: u64,
-    /// What the last one said, and where.
+    /// The last message, and its place.
     pub last: String,
 }
 
@@ -35,7 +35,7 @@ fn lock() -> MutexGuard<'static, BTreeMap<String, Panics>> {
     PANICS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What is lent to a plugin.
+/// The functions lent to a plugin.
 pub(crate) fn host() -> Host {
     let level = match LevelFilter::current() {
         // Panics are counted whatever is logged.

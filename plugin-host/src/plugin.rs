@@ -39,8 +39,8 @@ struct Loaded {
 impl Plugin {
     /// Loads one library that was [inspected](crate::inspect). Runs its initialisers.
     pub(crate) fn load(path: &Path) -> Result<Self, LoadError> {
-        // SAFETY: loading runs the library's initialisers. It says of itself that it is a plugin, and whoever may write
-        // it is trusted with the daemon (see the crate's documentation).
+        // SAFETY: loading runs the library's initialisers. It declares itself a plugin, and its writers are trusted with
+        // the daemon (see the crate's documentation).
         // RTLD_NOW turns a missing symbol into this error: bound lazily it would end the process at its first call.
         #[allow(unsafe_code)]
         let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(|error| {
@@ -98,7 +98,7 @@ impl Plugin {
         let creating = Arc::clone(&self.0.creating);
         let create = async move {
             let turn = creating.lock_owned().await;
-            // What it costs the library to make its runtime is not spent on a worker of ours.
+            // The library makes its runtime on a blocking thread, not on a worker of ours.
             tokio::task::spawn_blocking(move || {
                 let call = module.create()(log::host(), json.into());
                 drop(turn);

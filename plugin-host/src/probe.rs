@@ -34,7 +34,7 @@ pub fn answer_probe() {
         ANSWERS.store(true, Ordering::Relaxed);
         return;
     };
-    // Whoever waits for the end of this may be killed.
+    // The parent that waits for this process may be killed.
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
     // A rejection is reported by the process that loads it for good.
     drop(Plugin::load(Path::new(&library)));

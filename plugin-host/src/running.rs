@@ -42,15 +42,15 @@ pub trait RunningPlugin: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// The plugin's own verdict. No answer by the request's deadline, a panic, or an error that says nothing more: `Retry`.
+    /// The plugin's own error. No answer by the request's deadline, a panic, or an unclassified error: `Retry`.
     fn set_scale<'a>(&'a self, request: &'a ScaleRequest) -> CallFuture<'a, Result<(), ScaleError>>;
 
     /// Writes `record` if the resource's version is still `expected`; gives the new version.
     ///
     /// # Errors
     ///
-    /// The plugin's own verdict. No answer in time, a panic, or an error that says nothing more: `Retry`, and the record may
-    /// have been written.
+    /// The plugin's own error. No answer in time, a panic, or an unclassified error: `Retry`, and the record may have
+    /// been written.
     fn compare_and_set<'a>(
         &'a self,
         resource: &'a ResourceId,
@@ -122,7 +122,7 @@ pub trait RunningPlugin: Send + Sync + 'static {
         Box::pin(async { Ok(()) })
     }
 
-    /// Tells it that it is no longer needed. Whatever comes of it, it is over after [`STOP_WITHIN`](crate::STOP_WITHIN).
+    /// Stops the plugin. It counts as stopped after [`STOP_WITHIN`](crate::STOP_WITHIN), whatever the result.
     fn stop(&self) -> CallFuture<'_, ()> {
         Box::pin(async {})
     }

@@ -11,12 +11,12 @@ use crate::{LoadError, Plugin, RejectedPlugin, inspect::inspect, probe::ProbePro
 /// How long the libraries of a folder may take to be loaded, by default: enough for a slow disk.
 pub const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What loading a folder gave, each in the order of the files' names.
+/// The result of loading a folder, in the order of the files' names.
 #[derive(Debug, Default)]
 pub struct Scan {
-    /// What was loaded, one per kind.
+    /// The loaded plugins, one per kind.
     pub plugins: Vec<Plugin>,
-    /// What was skipped, and why.
+    /// The skipped files, and why.
     pub rejected: Vec<RejectedPlugin>,
 }
 

@@ -24,7 +24,7 @@ pub struct Interception {
     #[serde(deserialize_with = "Backend::deserialize_any")]
     pub backend: Backend,
     /// Everything is as the last [`InterceptionRequest`] for this `backend` would write it again: no name was added since, and
-    /// nobody else removed a part of it.
+    /// no other writer removed a part of it.
     pub in_sync: bool,
     /// For how long every new connection has certainly gone to a DLX, as far as this process observed: what the DLXs counted
     /// before that is not everything. Zero while the backend is not [`Backend::Dlx`].
@@ -37,7 +37,7 @@ pub struct Interception {
     pub dlxs: Vec<String>,
 }
 
-/// What receives a resource's requests.
+/// The receiver of a resource's requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {

@@ -74,7 +74,7 @@ impl Record {
         serde_json::from_str::<Readable>(json).ok()?.later()
     }
 
-    /// Reads a record of any format. What a later version wrote is read as far as possible.
+    /// Reads a record of any format. A later version's record is read as far as possible.
     ///
     /// # Errors
     ///
@@ -114,7 +114,7 @@ enum AnyRecord {
     Unreadable(IgnoredAny),
 }
 
-/// What is read of a record that this build cannot read whole.
+/// The part of a record that this build can read, where it cannot read it whole.
 #[derive(Deserialize)]
 struct Readable {
     phase: AnyPhase,
@@ -156,7 +156,7 @@ impl AnyPhase {
 }
 
 impl Default for Record {
-    /// A resource nobody has written on yet is active.
+    /// A resource that was never written is active.
     fn default() -> Self {
         Self {
             phase: Phase::Active,
@@ -185,7 +185,7 @@ impl fmt::Display for Phase {
 // === impl Nonce ===
 
 impl Nonce {
-    /// A nonce nobody has used: drawn at random, and never the 0 of a resource nobody has written on.
+    /// A nonce that was never used: drawn at random, and never the 0 of a resource that was never written.
     pub fn fresh() -> Self {
         // Keys from the operating system, another one for every state: no dependency for one number.
         Self(RandomState::new().build_hasher().finish().max(1))

@@ -53,7 +53,7 @@ pub struct Resource {
     /// What the plugin knows beyond the record ("exited with status 1").
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub status: String,
-    /// While it wakes: how far the plugin observes it to be. None where the plugin cannot tell, or nothing is starting.
+    /// While it wakes: its progress as the plugin observes it. None if the plugin does not know it or nothing is starting.
     #[serde(default, deserialize_with = "tolerant::option", skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
     /// Why it must not be scaled to zero now: its users paused it, another autoscaler manages it. Empty: it may be. Requests wake it
@@ -72,8 +72,8 @@ pub struct Resource {
     /// For how long it stays awake at least after a wake; none: its windows alone decide.
     #[serde(default, with = "duration::go_option", skip_serializing_if = "Option::is_none")]
     pub min_awake: Option<Duration>,
-    /// The rollout of its current revision; none: its plugin cannot tell. It is not scaled to zero before the rollout is complete or
-    /// overdue, and its windows begin no earlier.
+    /// The rollout of its current revision; none: its plugin does not know it. It is not scaled to zero before the
+    /// rollout is complete or overdue, and its windows begin no earlier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
 }

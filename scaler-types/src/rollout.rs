@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{duration, tolerant};
 
-/// The rollout of a resource's current revision, where its plugin can tell.
+/// The rollout of a resource's current revision, where its plugin knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollout {
     /// Identifies the revision, by its pod template for instance: another value is another rollout. Opaque to the daemons.
@@ -14,7 +14,7 @@ pub struct Rollout {
     /// How far it is.
     #[serde(deserialize_with = "RolloutPhase::deserialize_any")]
     pub phase: RolloutPhase,
-    /// What it still waits for, for people to read; a changed text counts as progress.
+    /// The reason it is not complete, for people to read; a changed text counts as progress.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub status: String,
     /// How long it may go without progress, if the resource itself sets that.

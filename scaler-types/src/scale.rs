@@ -45,7 +45,7 @@ pub enum Target {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScaleError {
-    /// Somebody else changed the resource: read it and decide again.
+    /// Another writer changed the resource: read it and decide again.
     #[error("the resource was changed meanwhile")]
     Conflict,
     /// It did not work this time (an API error, a quota that may free up).
@@ -57,7 +57,7 @@ pub enum ScaleError {
         /// What went wrong.
         reason: String,
     },
-    /// It cannot start until somebody changes something: a missing program, a crash at start, an image that does not exist.
+    /// It cannot start without a change by the user: a missing program, a crash at start, an image that does not exist.
     #[error("{reason}")]
     Terminal {
         /// The cause; the DLX answers the held requests with it.
@@ -68,7 +68,7 @@ pub enum ScaleError {
     Unsupported,
 }
 
-/// What happened to a resource's scale.
+/// An event in a resource's scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ScaleEvent {

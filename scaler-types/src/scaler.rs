@@ -10,7 +10,7 @@ use crate::{
 /// A kind of resource that can be scaled to zero and back.
 ///
 /// Write each method as a plain `async fn`. They run on a tokio runtime of the plugin's own, so blocking for a
-/// moment harms nobody else, and waiting costs no thread. A call whose caller has given up is cancelled at its next
+/// moment delays no other plugin, and waiting costs no thread. A call whose caller has given up is cancelled at its next
 /// `await`. A panic is that call's error, never the daemon's end.
 pub trait ResourceScaler: Send + Sync + Sized + 'static {
     /// The kind's name, and the key of its configuration in a namespace file: `deployment`, `process`.
@@ -109,7 +109,7 @@ pub trait ResourceScaler: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     ///
-    /// [`ScaleError::Conflict`] if somebody else changed it meanwhile; [`ScaleError::Terminal`] with what prevents it.
+    /// [`ScaleError::Conflict`] if another writer changed it meanwhile; [`ScaleError::Terminal`] with what prevents it.
     fn set_backend(
         &self,
         request: &InterceptionRequest,

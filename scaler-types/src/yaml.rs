@@ -1,4 +1,4 @@
-//! How namespace files are read and their errors told: the same in the daemons and in a plugin's own section.
+//! Reads namespace files and reports their errors: the same in the daemons and in a plugin's own configuration.
 
 use std::fmt::Display;
 
@@ -13,7 +13,7 @@ const ALIASES_UNFOLD_INTO: usize = 100_000;
 /// How many values (keys, too) a file may have. A namespace file with 10,000 resources has half of it.
 const MAX_VALUES: usize = 500_000;
 
-/// What the reader allows: above a namespace file with 10,000 resources, and below what hurts.
+/// The reader's limits: above a namespace file with 10,000 resources, and below what hurts.
 pub fn options() -> Options {
     serde_yaml::options! {
         budget: serde_yaml::budget! {
@@ -25,7 +25,7 @@ pub fn options() -> Options {
         alias_limits: serde_yaml::alias_limits! {
             max_total_replayed_events: ALIASES_UNFOLD_INTO,
         },
-        // One line is told, not an excerpt.
+        // The error is one line, without an excerpt.
         with_snippet: false,
         // A tag is nothing we know, and nothing that may go unnoticed.
         reject_unsupported_tags: true,

@@ -1,5 +1,4 @@
-//! What the admin port answers about resources: phase, decision, reason and interception; and requests to scale
-//! one to zero.
+//! The admin port's answers about resources (phase, decision, reason, interception), and requests to scale one to zero.
 
 mod series;
 mod sleep;
@@ -41,7 +40,7 @@ pub(crate) use series::ResourceSeries;
 /// A cycle's key: plugin kind and the file's namespace.
 pub(crate) type CycleKey = (String, String);
 
-/// What the admin port can read. Cheap to clone; clones share it.
+/// The state that the admin port reads. Cheap to clone; clones share it.
 #[derive(Clone, Default)]
 pub(crate) struct AdminView(Arc<Shared>);
 
@@ -51,12 +50,12 @@ struct Shared {
     cycles: Mutex<BTreeMap<CycleKey, CycleView>>,
 }
 
-/// What is shown of a cycle, and where its sleep requests go.
+/// The state shown of a cycle, and the target of its sleep requests.
 #[derive(Clone)]
 pub(crate) struct CycleView {
-    /// What it knows.
+    /// The cycle's resource states.
     pub(crate) states: Arc<Mutex<ResourceStates>>,
-    /// What its interceptor knows.
+    /// The interceptor's table.
     pub(crate) interceptions: InterceptionTable,
     /// The ready DLXs, and the delays of interception.
     pub(crate) dlxs: ServingDlxs,
@@ -106,7 +105,7 @@ struct ResourceStatus {
     status: String,
     /// That it is woken too often, if so.
     frequent_wakes: Option<String>,
-    /// How far what it runs now has been rolled out, where its plugin can tell.
+    /// The rollout of its current revision, where its plugin knows it.
     rollout: Option<Rollout>,
     decision: &'static str,
     code: &'static str,
@@ -116,7 +115,7 @@ struct ResourceStatus {
     last_event: Option<LastEvent>,
     last_attempt: Option<LastAttempt>,
     failure: Option<FailureStatus>,
-    /// What decides, and from where on it is idle.
+    /// The metrics that decide, and their idle thresholds.
     metrics: Vec<MetricStatus>,
     samples: Vec<SampleStatus>,
 }

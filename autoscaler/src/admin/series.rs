@@ -1,4 +1,4 @@
-//! What the autoscaler's metrics say of single resources.
+//! The autoscaler's metrics of single resources.
 
 use std::fmt;
 

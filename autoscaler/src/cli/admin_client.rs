@@ -88,7 +88,7 @@ impl AdminClient {
         &self.url
     }
 
-    /// What is at `path`; `None`: nothing is (404).
+    /// The JSON at `path`; `None`: 404.
     ///
     /// # Errors
     ///

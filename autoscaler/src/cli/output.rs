@@ -1,4 +1,4 @@
-//! What is printed, and how.
+//! The commands' output and its formats.
 
 use std::io::{self, IsTerminal as _, Write as _};
 

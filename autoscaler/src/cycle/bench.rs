@@ -1,4 +1,4 @@
-//! What a cycle costs: `cargo test --release -p autoscaler --lib -- --ignored --nocapture ten_thousand`.
+//! The cost of a cycle: `cargo test --release -p autoscaler --lib -- --ignored --nocapture ten_thousand`.
 
 use std::{fs, thread};
 

@@ -47,7 +47,7 @@ const MAX_CONCURRENT_SWITCHOVERS: usize = 128;
 /// ten thousand, and an Event on each helps no user.
 const MAX_REPORTED_REFUSALS: usize = 20;
 
-/// What all cycles share. Cheap to clone.
+/// The state that all cycles share. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct CycleContext {
     /// The DLXs.
@@ -83,7 +83,7 @@ pub(crate) enum SleepOutcome {
     AlreadyAsleep,
     /// It must stay awake, and why.
     KeptAwake(String),
-    /// The plugin does not list it, or cannot tell.
+    /// The plugin does not list it, or does not know its state.
     Unknown(String),
 }
 
@@ -109,7 +109,7 @@ pub(crate) struct Cycle {
     switching: usize,
 }
 
-/// What waits for a place among the attempts.
+/// A job that waits for a place among the attempts.
 enum Job {
     Repair(Repair),
     Drain(ResourceId),
@@ -121,7 +121,7 @@ struct RunningTask {
     switches: bool,
 }
 
-/// What a task has done.
+/// The result of a task.
 enum TaskResult {
     Repaired(Repair, Result<(), ScaleError>),
     /// With the reason for the attempt.
@@ -301,7 +301,7 @@ impl Cycle {
             }
         };
         match now {
-            // Whoever asked may have left.
+            // The caller may have left.
             Some(now) => drop(answer.send(now)),
             None => self.waiting.entry(id).or_default().push(answer),
         }

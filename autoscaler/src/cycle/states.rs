@@ -35,7 +35,7 @@ use wake_history::WakeHistory;
 /// The longest pause between two failed attempts to scale.
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(600);
 
-/// What is known of the resources of one plugin in one namespace file, as of the last cycle.
+/// The states of the resources of one plugin in one namespace file, as of the last cycle.
 #[derive(Debug, Default)]
 pub(crate) struct ResourceStates {
     /// By identity.
@@ -62,7 +62,7 @@ pub(crate) struct CycleStats {
     pub(crate) error: Option<String>,
 }
 
-/// What is known of one resource.
+/// The state of one resource.
 #[derive(Debug)]
 pub(crate) struct ResourceState {
     /// As the plugin lists it.
@@ -102,7 +102,7 @@ pub(crate) struct ResourceState {
     cycle: u64,
 }
 
-/// What was observed of one resource.
+/// The observations of one resource.
 struct Observed<'a> {
     samples: Vec<Sample>,
     readings: Option<Vec<MetricReading>>,
@@ -110,7 +110,7 @@ struct Observed<'a> {
     conditions: InterceptionConditions,
 }
 
-/// What is to be done after a cycle.
+/// The actions due after a cycle.
 #[derive(Debug, Default)]
 pub(crate) struct PlannedWork {
     /// Stale records.
@@ -398,7 +398,7 @@ impl ResourceState {
         let woken = self.waking.is_some() && self.waking != before;
         self.rollout = ObservedRollout::observe(self.rollout.take(), now, &resource, woken);
         if resource.record.phase == Phase::Asleep && resource.replicas == 0 {
-            // Whatever failed on the way: it is reached.
+            // The resource is asleep: earlier failures no longer count.
             self.failure = None;
         }
         let idle = self.idle();

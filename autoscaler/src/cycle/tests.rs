@@ -208,10 +208,10 @@ async fn many_are_scaled_to_zero_a_bounded_number_at_a_time() {
     let seen = most.clone();
     store.on_write(move |store, _| {
         let inner = store.inner();
-        let fenced =
+        let draining =
             inner.resources.values().filter(|resource| resource.record.phase == Phase::Draining).count();
         let mut most = seen.lock().unwrap();
-        *most = fenced.max(*most);
+        *most = draining.max(*most);
     });
     let running = site.run(&store);
     store.until(|store| store.resources.values().all(|resource| resource.replicas == 0)).await;

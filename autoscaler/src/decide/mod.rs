@@ -21,7 +21,7 @@ use crate::{
 pub(crate) use reason::{Idle, Reason};
 pub(crate) use rollout::ObservedRollout;
 
-/// What is to be done with a resource, and why.
+/// The decision about a resource, and why.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Decision {
     /// Leave it as it is.
@@ -30,7 +30,7 @@ pub(crate) enum Decision {
     ScaleToZero(Idle),
 }
 
-/// What this process remembers of a resource, by its own monotonic clock. Times of different hosts are never compared.
+/// This process's history of a resource, by its own monotonic clock. Times of different hosts are never compared.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct ScaleHistory {
     /// The last thing that happened to its scale, and when this process saw it.
@@ -43,7 +43,7 @@ pub(crate) struct ScaleHistory {
     pub(crate) failure: Option<ScaleFailure>,
     /// When it was awake last after a wake, or seen first.
     pub(crate) woken: Option<Instant>,
-    /// The rollout of what it runs now; none: nothing runs, or its plugin cannot tell.
+    /// The rollout of its current revision; none: nothing runs, or its plugin does not know it.
     pub(crate) rollout: Option<ObservedRollout>,
 }
 
@@ -52,20 +52,20 @@ pub(crate) struct ScaleHistory {
 pub(crate) struct ScaleFailure {
     /// How many.
     pub(crate) attempts: u32,
-    /// What went wrong with the last one.
+    /// Why the last one failed.
     pub(crate) reason: Arc<str>,
     /// No further try before.
     pub(crate) until: Instant,
 }
 
-/// What is known of how busy a resource was.
+/// The observed activity of a resource.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Evidence<'a> {
-    /// How far the DLXs are to be believed.
+    /// How complete the DLXs' reports are.
     pub(crate) source: &'a DlxReports,
     /// What they reported of it.
     pub(crate) samples: &'a [Sample],
-    /// What its metrics are read from.
+    /// The source of its metrics.
     pub(crate) measure: Measurements<'a>,
     /// Conditions that hold for all interceptions.
     pub(crate) conditions: InterceptionConditions,
@@ -357,8 +357,7 @@ impl Decision {
         }
     }
 
-    /// What stands in the way of ever going to zero, if so: nothing that passes by itself. The same text as long as it is
-    /// the same; it is published once.
+    /// The permanent obstacle to scaling to zero, if any. The same text as long as it is the same; it is published once.
     pub(crate) fn refusal(&self) -> Option<String> {
         match self {
             Self::Keep(reason) => reason.refusal(),

@@ -36,7 +36,7 @@ pub(crate) enum Reason {
     UnknownMetric(Arc<str>),
     /// Earlier attempts to scale it failed.
     Failed(ScaleFailure),
-    /// The metric source could not tell.
+    /// The metric source could not report its activity.
     ActivityUnknown(ActivityUnknown),
     /// A DLX reported no activity of it.
     NoSample {
@@ -122,14 +122,14 @@ pub(crate) enum Reason {
         /// The largest window.
         window: Duration,
     },
-    /// What it runs now is being rolled out.
+    /// Its current revision is being rolled out.
     RollingOut {
-        /// What that waits for.
+        /// The reason the rollout is not complete.
         status: Arc<str>,
         /// How long it may go without progress.
         deadline: Duration,
     },
-    /// What it runs now has been ready for less than the largest window, as this process saw it.
+    /// Its current revision has been ready for less than the largest window, as this process saw it.
     Ready {
         /// How long ago it was seen ready first.
         ago: Duration,
@@ -145,7 +145,7 @@ pub(crate) enum Reason {
     },
     /// Less than the largest window ago not everything was known of what the DLXs did.
     Gap {
-        /// What is missing.
+        /// The missing data.
         gap: Gap,
         /// How long ago this process noticed.
         ago: Duration,
@@ -206,7 +206,7 @@ impl Reason {
             | Self::NotANumber { .. }
             | Self::ActivityUnknown(ActivityUnknown::NoDlx) => Some(self.code().to_owned()),
             Self::ActivityUnknown(unknown @ ActivityUnknown::Unreachable(_)) => Some(unknown.to_string()),
-            // What it says may differ each time.
+            // Its text may differ each time.
             Self::ActivityUnknown(ActivityUnknown::SourceFailed(_)) => Some(self.code().to_owned()),
             _ => None,
         }

@@ -1,4 +1,4 @@
-//! What the rollout of what a resource runs now adds to the rules: nothing sleeps before it is over, and the windows begin when
+//! The rules for a rollout of a resource's current revision: nothing sleeps before it is over, and the windows begin when
 //! it was ready.
 
 use std::time::Duration;

@@ -252,7 +252,7 @@ impl DrainAttempt {
     }
 }
 
-/// What the protocol makes of an error. Everything but a conflict may have happened, or half of it.
+/// Maps an error to the protocol's input. Everything but a conflict may have happened, or half of it.
 fn classify_error(error: ScaleError, what: &str, failure: &mut Option<Arc<str>>) -> Unwritten {
     if error == ScaleError::Conflict {
         return Unwritten::Conflict;

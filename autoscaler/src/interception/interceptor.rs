@@ -33,7 +33,7 @@ use crate::{
     telemetry::{AutoscalerMetrics, BackendLabels, CycleLabels},
 };
 
-/// What all interceptors share. Cheap to clone.
+/// The state that all interceptors share. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct InterceptorContext {
     /// The daemon's metrics.

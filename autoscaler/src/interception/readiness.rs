@@ -80,7 +80,7 @@ fn check_always(
     let windows = metrics.iter().map(|metric| metric.window_size);
     let counted = match measure {
         Measurements::Samples if !resource.sleep_now => windows.max().unwrap_or_default(),
-        // What is in flight the DLXs know once everybody has followed.
+        // The DLXs know every request in flight once all nodes have followed.
         _ => Duration::ZERO,
     };
     let needed = counted.max(conditions.propagation_delay);

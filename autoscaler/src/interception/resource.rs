@@ -27,7 +27,7 @@ const WAKE_VISIBLE_DELAY: Duration = Duration::from_secs(10);
 /// How long a resource that is refused sleeps on before it is woken.
 const STRANDED_DELAY: Duration = Duration::from_secs(10);
 
-/// What is known of one resource with an interception.
+/// The state of one resource with an interception.
 #[derive(Debug)]
 pub(super) struct InterceptedResource {
     pub(super) path: TrafficMode,
@@ -42,7 +42,7 @@ pub(super) struct InterceptedResource {
     workload_ready: Option<Instant>,
     /// The call under way.
     pub(super) calling: Option<Backend>,
-    /// What came of the last calls for the step that is due.
+    /// The result of the last calls for the step that is due.
     pause: Option<RetryPause<Backend>>,
     /// A wake is under way, for no request could do it.
     pub(super) waking: bool,
@@ -61,7 +61,7 @@ pub(super) struct InterceptedResource {
     pub(super) queued: [bool; 2],
     /// The error that was published last.
     reported: Option<Arc<str>>,
-    /// What its plugin lists of it now cannot be read: all of this may be out of date.
+    /// Its plugin's list of it cannot be read now: all of this may be out of date.
     pub(super) unreadable: bool,
 }
 
@@ -97,7 +97,7 @@ pub(super) struct StepContext {
     pub(super) nameable: bool,
 }
 
-/// What is due.
+/// The actions that are due.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct DueActions {
     /// The backend to write now.
@@ -138,7 +138,7 @@ pub(crate) struct InterceptionStatus {
     dlxs: Vec<String>,
     /// Where it is to lead next.
     next_backend: Option<Backend>,
-    /// What that waits for, or what stands in the way.
+    /// The condition it waits for, or the obstacle.
     waiting_for: Option<String>,
 }
 
@@ -147,7 +147,7 @@ pub(crate) fn last_used(resource: &Resource) -> Option<Timestamp> {
     resource.last_scale_event_time.as_deref()?.parse().ok()
 }
 
-/// Whether a resource takes requests, as far as its plugin can tell.
+/// Whether a resource takes requests, as far as its plugin knows.
 pub(crate) fn is_up(resource: &Resource) -> bool {
     resource.replicas > 0
         && match (&resource.rollout, &resource.interception) {
@@ -271,7 +271,7 @@ impl InterceptedResource {
         (to == Backend::Workload || context.nameable).then_some(to)
     }
 
-    /// What is to be done now.
+    /// The actions that are due now.
     pub(super) fn due_actions(
         &mut self,
         context: StepContext,
@@ -423,7 +423,7 @@ impl InterceptedResource {
             None => self.waking,
             Some(until) if now >= until => false,
             Some(_) if self.seen.scaled => !self.up,
-            // What was written is not seen yet.
+            // The write is not seen yet.
             Some(_) => self.wake.is_some(),
         }
     }
@@ -450,7 +450,7 @@ impl InterceptedResource {
         }
     }
 
-    /// What stands between now and the next step; reads on from "waits for".
+    /// The obstacle to the next step; reads on from "waits for".
     fn blocked_on(
         &self,
         context: StepContext,

@@ -22,7 +22,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Syncs at once, whenever the DLXs or the plugin change, and each scale interval. Never ends.
 ///
-/// A call in progress is cancelled when the DLXs change: those it names may be gone. What it has written may stay.
+/// A call in progress is cancelled when the DLXs change: those it names may be gone. Its writes may stay.
 pub(super) async fn keep_dlxs_synced(
     mut active: watch::Receiver<ActivePlugin>,
     mut serving: ServingDlxs,

@@ -26,14 +26,14 @@ struct Shared {
     changed: Notify,
 }
 
-/// What an interceptor knows.
+/// An interceptor's state.
 #[derive(Debug, Default)]
 pub(super) struct Inner {
     /// The resources that have an interception.
     pub(super) resources: HashMap<ResourceId, InterceptedResource>,
     /// The attempts that wait for an interception.
     waiting: HashMap<ResourceId, WaitingEntry>,
-    /// What is to be checked again.
+    /// The resources to check again.
     pub(super) dirty: BTreeSet<ResourceId>,
     pub(super) dlxs: ObservedDlxs,
     /// Whether the plugin could list its resources the last time; `None`: it has not answered yet.

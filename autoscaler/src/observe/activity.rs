@@ -1,4 +1,4 @@
-//! What metric sources report of resources.
+//! The metric sources' reports of resources.
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ pub(crate) const REQUESTS: &str = "requests";
 /// The activity of all resources.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Activity {
-    /// How far the DLXs are to be believed.
+    /// How complete the DLXs' reports are.
     pub(crate) source: DlxReports,
     /// What they reported, in the order of the listed resources.
     pub(crate) samples: Vec<Vec<Sample>>,
@@ -43,7 +43,7 @@ pub(crate) enum ActivityUnknown {
     Unreachable(Arc<[String]>),
 }
 
-/// What one DLX reported of one resource. Durations only: clocks of different hosts are never compared.
+/// One DLX's report of one resource. Durations only: clocks of different hosts are never compared.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Sample {
     /// The DLX.
@@ -124,7 +124,7 @@ pub(crate) enum SampleCount {
     Failed(Arc<str>),
 }
 
-/// What a resource's metrics are read from.
+/// The source of a resource's metrics.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Measurements<'a> {
     /// The samples of the DLXs: every request passes one.

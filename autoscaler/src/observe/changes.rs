@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::plugin::ActivePlugin;
 
-/// What changed; the error says why the plugin cannot list now: the last known state is kept.
+/// The changes; the error is why the plugin cannot list now: the last known state is kept.
 pub(crate) type ListedChanges = Result<Listed<Changes>, CallError>;
 
 /// Follows the active plugin, also when it is replaced; returns when the receiver is gone.

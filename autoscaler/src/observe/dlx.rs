@@ -19,7 +19,7 @@ use super::{
     members::{DlxLastReport, Members, Unreachable},
 };
 
-/// What one DLX answers to `GET /api/v1/activity`. Every field must be there: a missing one is not zero.
+/// One DLX's answer to `GET /api/v1/activity`. Every field must be there: a missing one is not zero.
 #[derive(Deserialize)]
 struct ActivityAnswer<'a> {
     #[serde(borrow)]
@@ -134,7 +134,7 @@ fn merge_last(
     samples: &mut [Vec<Sample>],
 ) -> Result<(), SourceError> {
     let Some(forgotten) = merge(body, member, ago, kind, places, samples)? else { return Ok(()) };
-    // What it does not name it may have forgotten then, with what it had counted.
+    // The DLX may have forgotten a resource that it does not name, with its counts.
     let known = windows.iter().filter(|window| forgotten >= **window).map(|window| (*window, 0));
     for samples in samples.iter_mut().filter(|samples| samples.iter().all(|sample| sample.member != *member))
     {

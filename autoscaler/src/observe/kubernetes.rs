@@ -60,7 +60,7 @@ struct Shared {
     permits: Semaphore,
 }
 
-/// What discovery found.
+/// The result of discovery.
 #[derive(Clone, Debug, PartialEq)]
 struct Api {
     version: String,
@@ -291,7 +291,7 @@ impl KubernetesSource {
         match get_json::<ObjectMetrics>(client, &path).await {
             Ok(values) => Ok(values.map(|values| values.items).unwrap_or_default()),
             Err(error) => {
-                // What discovery found may hold no more.
+                // The result of discovery may be out of date.
                 *self.0.api.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 Err(error)
             }
@@ -308,7 +308,7 @@ fn add(known: &mut ObjectValues, names: Option<&HashMap<&str, usize>>, values: V
     for ObjectMetric { described_object, value, window_seconds } in values {
         let Some(place) = names.get(described_object.name.as_str()) else { continue };
         let (slot, over) = &mut known[*place];
-        // What is no quantity is no number.
+        // A value that is no quantity is not a number.
         slot.add(quantity::parse(&value).unwrap_or(f64::NAN));
         *over = window_seconds
             .and_then(|seconds| u64::try_from(seconds).ok())
@@ -332,7 +332,7 @@ fn table(name: &str, window: Duration, values: Result<ObjectValues, Arc<str>>) -
     })
 }
 
-/// What is at `path`; `None`: nothing is (404).
+/// The JSON at `path`; `None`: 404.
 async fn get_json<T: DeserializeOwned>(client: &Client, path: &str) -> Result<Option<T>, SourceError> {
     let answer = async {
         let request = Request::get(path).body(Body::empty())?;

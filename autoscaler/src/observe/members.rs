@@ -78,7 +78,7 @@ pub(crate) struct Unreachable {
     pub(crate) reason: Arc<str>,
 }
 
-/// What a DLX says to a drain attempt.
+/// A DLX's answer to a drain attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DrainAnswer {
     /// It sees the nonce, nothing is in flight there, it holds what comes.

@@ -1,4 +1,4 @@
-//! What the autoscaler sees: the DLXs and their reports, metric sources, and the resources that plugins list.
+//! The autoscaler's observations: the DLXs and their reports, metric sources, and the resources that plugins list.
 //!
 //! The DLXs ([`dlx`]), which every request passes, know both how busy a resource was and what is in flight. Another
 //! source ([`prometheus`], [`kubernetes`]) has values only: the DLXs are queried as well, for what is in flight.

@@ -1,7 +1,7 @@
 //! A Prometheus as metric source: one query for all resources per metric and window, and one for how many scrapes its
 //! values rest on.
 //!
-//! What is proved by a number of scrapes: scrapes are at least one scrape interval apart, so `n` of them reach back
+//! The number of scrapes proves completeness: they are at least one scrape interval apart, so `n` of them reach back
 //! `n - 1` intervals or more. With `n - 1` intervals at least as long as the window, whatever was counted was looked at
 //! before the window began. The number is asked for over two intervals more than the window, so that one scrape may
 //! fail, and the last one be up to two intervals old.
@@ -47,7 +47,7 @@ pub(crate) struct PrometheusSource(Arc<Shared>);
 
 struct Shared {
     settings: Arc<Settings>,
-    /// With what it was made of: a renewed certificate is believed from the next cycle on.
+    /// With the roots it was built from: a renewed certificate is trusted from the next cycle on.
     client: Mutex<Option<(Roots, Http)>>,
     permits: Semaphore,
 }

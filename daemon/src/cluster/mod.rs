@@ -1,4 +1,4 @@
-//! The cluster's API, for what of a daemon needs one. Whoever uses only files never makes a client.
+//! The cluster's API, for the parts of a daemon that need one. A daemon that uses only files never makes a client.
 
 mod own_namespace;
 

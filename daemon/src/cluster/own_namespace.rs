@@ -99,7 +99,7 @@ impl OwnNamespace {
         with_timeout(CALL_TIMEOUT, call).await
     }
 
-    /// What went wrong with a call, and what to do about it. `verb` and `resource` as a Role names them.
+    /// The failure of a call, and what to do about it. `verb` and `resource` as a Role names them.
     pub(crate) fn error(&self, verb: &'static str, resource: &'static str, source: kube::Error) -> ApiError {
         ApiError { verb, resource, namespace: self.namespace.clone(), source }
     }

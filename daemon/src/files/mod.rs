@@ -16,7 +16,7 @@ pub(crate) use watch::FolderWatch;
 
 use crate::namespace_file::{MAX_SIZE, NamespaceFile, NamespaceFileError};
 
-/// What `--config` names, as it was read last. In the order given, and in a folder in the order of the names.
+/// The files of `--config`, as last read. In the order given, and in a folder in the order of the names.
 #[derive(Debug)]
 pub(crate) struct Files {
     paths: Vec<PathBuf>,
@@ -27,7 +27,7 @@ pub(crate) struct Files {
 #[derive(Clone, Debug)]
 pub(crate) struct ConfigFile {
     pub(crate) path: PathBuf,
-    /// What was read last, good or not: only another text is parsed again.
+    /// The bytes last read, valid or not: only changed bytes are parsed again.
     bytes: Option<Arc<[u8]>>,
     parsed: Result<Arc<Contents>, NamespaceFileError>,
     /// The last contents that could be used.
@@ -67,7 +67,7 @@ impl Files {
         Self { paths: Vec::new(), entries: vec![entry] }
     }
 
-    /// What `--config` names.
+    /// The paths of `--config`.
     pub(crate) fn config_paths(&self) -> &[PathBuf] {
         &self.paths
     }
@@ -89,7 +89,7 @@ impl Files {
             let paths = match expand(path, was_a_folder) {
                 Ok(paths) => paths,
                 Err(error) => {
-                    // What it held stays as it was: that a folder is gone is no wish to stop everything.
+                    // Its files keep their last content: a missing folder is no request to stop everything.
                     let below = before.extract_if(.., |known, _| known.parent() == Some(path));
                     self.entries.extend(below.map(|(_, entry)| entry));
                     let error = NamespaceFileError::unreadable(path, error, "a folder of namespace files");
@@ -108,7 +108,7 @@ impl Files {
         self.settle();
     }
 
-    /// Decides which contents hold: each namespace is one file's. Who holds one already keeps it.
+    /// Decides which contents apply: each namespace belongs to one file. A file that has a namespace already keeps it.
     fn settle(&mut self) {
         let mut held: Vec<(String, String)> = Vec::new();
         let (keep, change): (Vec<_>, Vec<_>) =
@@ -192,14 +192,14 @@ impl ConfigFile {
     }
 }
 
-/// Who holds `namespace`, or a part or the whole of it.
+/// The file that has `namespace`, or a part or the whole of it.
 fn overlap<'a>(held: &'a [(String, String)], namespace: &str) -> Option<&'a (String, String)> {
     held.iter().find(|(theirs, _)| theirs == namespace || theirs == "*" || namespace == "*")
 }
 
 /// A file's bytes; of one that is too large, or never ends, one more than may be.
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    // To open a pipe would wait for whoever writes it.
+    // Opening a pipe would wait for its writer.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file"));
     }
@@ -210,7 +210,7 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
 
 /// The files that `path` stands for: itself, or those in it.
 fn expand(path: &Path, was_a_folder: bool) -> io::Result<Vec<PathBuf>> {
-    // What never was a folder is read as a file, and its error reported there.
+    // A path that never was a folder is read as a file, which reports its error.
     if !was_a_folder && !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }

@@ -37,7 +37,7 @@ struct Names {
 /// How long a change may take from its first event: an editor moves the old file away before it writes the new one.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// What a ConfigMap's volume swaps when it changes.
+/// The symlink that a ConfigMap's volume swaps when it changes.
 const CONFIG_MAP: &str = "..data";
 
 // === impl FolderWatch ===
@@ -150,7 +150,7 @@ impl Names {
     }
 }
 
-/// Takes all events there are; tells whether one concerns us.
+/// Takes all pending events; returns whether one concerns us.
 fn take_events(inotify: &AsyncFd<OwnedFd>, folders: &HashMap<i32, Names>) -> io::Result<bool> {
     let mut buffer = [MaybeUninit::uninit(); 8192];
     let mut reader = Reader::new(inotify.get_ref(), &mut buffer);

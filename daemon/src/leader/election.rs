@@ -1,7 +1,7 @@
-//! Who of several may lead, as one of them sees the Lease: what to do next, given what came of what was done before.
+//! The leader election, as one candidate sees the Lease: the next step, given the results of the steps before.
 //! Pure: the time is given, and only ever this process's own monotonic clock.
 //!
-//! Every write of the Lease is a compare-and-set, so only one wins. The winner leads for [`Timing::deadline`] from the
+//! Every write of the Lease is a compare-and-set, so only one wins. The winner is the leader for [`Timing::deadline`] from the
 //! moment it *began* that write. Another one takes over when it has not seen the Lease change for [`Timing::lease`],
 //! counted from when it *saw* it change, which is later. As the first is shorter, no two lead at a time, however long
 //! calls take, as long as no clock runs half as fast again as another.
@@ -18,7 +18,7 @@ pub struct Timing {
     pub lease: Duration,
     /// How long after one renewal the next is due.
     pub renew: Duration,
-    /// How long this process leads after the last renewal.
+    /// How long this process is the leader after the last renewal.
     pub deadline: Duration,
     /// The pause after a call that failed.
     pub pause: Duration,
@@ -31,7 +31,7 @@ pub(crate) struct Election {
     timing: Timing,
     /// The Lease as it was last seen, and since when it has been so.
     seen: Option<Seen>,
-    /// What was seen still stands, as far as known: it may be written on.
+    /// The last state seen is still current, as far as known: a write may be based on it.
     fresh: bool,
     /// When the last renewal that succeeded was begun.
     renewed: Option<Instant>,
@@ -48,7 +48,7 @@ struct Seen {
     changed: Instant,
 }
 
-/// What to do next.
+/// The next step.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Order {
     /// Read the Lease.
@@ -84,24 +84,24 @@ impl Default for Timing {
 // === impl Election ===
 
 impl Election {
-    /// A candidate of that name, which nobody else has or had.
+    /// A candidate of that name, which no other process has or had.
     pub(crate) fn new(me: String, timing: Timing) -> Self {
         Self { me, timing, seen: None, fresh: false, renewed: None, not_before: None, overtaken: false }
     }
 
-    /// Until when this process leads, if it does.
+    /// Until when this process is the leader, if it is.
     pub(crate) fn leads_until(&self, now: Instant) -> Option<Instant> {
         let until = self.renewed? + self.timing.deadline;
         (now < until).then_some(until)
     }
 
-    /// Who holds the Lease, as last seen.
+    /// The Lease's holder, as last seen.
     pub(crate) fn holder(&self) -> Option<(&str, Option<&MicroTime>)> {
         let spec = self.seen.as_ref()?.spec.as_ref()?;
         Some((holder(spec)?, spec.acquire_time.as_ref()))
     }
 
-    /// What to do now. `wall`: for people who read the Lease; nobody compares it.
+    /// The next step. `wall`: for people who read the Lease; no process compares it.
     pub(crate) fn next(&self, now: Instant, wall: &MicroTime) -> Order {
         if let Some(pause) = self.not_before.filter(|pause| now < *pause) {
             return Order::Wait(pause, Watching::No);
@@ -131,7 +131,7 @@ impl Election {
     /// The Lease was read, or seen to change: it is so, or there is none.
     pub(crate) fn observe(&mut self, now: Instant, spec: Option<LeaseSpec>) {
         let mine = spec.as_ref().and_then(holder) == Some(&self.me);
-        // Whoever else has it now leads, or had it taken away.
+        // Another holder is the leader now, or was.
         self.renewed = self.renewed.filter(|_| mine);
         match &self.seen {
             Some(seen) if seen.spec == spec => {}
@@ -150,20 +150,20 @@ impl Election {
         self.overtaken = false;
     }
 
-    /// Somebody else wrote first. Who is overtaken again and again lets others go first.
+    /// Another candidate wrote first. A candidate that is overtaken repeatedly lets others go first.
     pub(crate) fn conflict(&mut self, now: Instant) {
         self.fresh = false;
         self.not_before = self.overtaken.then(|| now + self.timing.pause);
         self.overtaken = true;
     }
 
-    /// What was seen may stand no more.
+    /// The last state seen may be out of date.
     pub(crate) fn doubt(&mut self) {
         self.fresh = false;
         self.not_before = None;
     }
 
-    /// What was seen still stands, as far as is known.
+    /// The last state seen is still current, as far as is known.
     pub(crate) fn is_fresh(&self) -> bool {
         self.fresh
     }

@@ -10,13 +10,13 @@ use std::{
 
 use tokio::sync::oneshot;
 
-/// This process leads until this is dropped, or the process ends: the kernel frees the lock.
+/// This process is the leader until this is dropped, or the process ends: the kernel frees the lock.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _locked: File,
 }
 
-/// Waits (without polling) until this process leads; leads until dropped or the process ends.
+/// Waits (without polling) until this process is the leader; it is until dropped or the process ends.
 ///
 /// A thread waits for the lock. Dropping the future leaves that thread behind, which hinders nothing: it gives the lock back
 /// should it ever get it, and it ends with the process.
@@ -30,7 +30,7 @@ pub(crate) async fn acquire(state_dir: &Path) -> io::Result<Lock> {
     // Not spawn_blocking: the runtime's own end waits for such a thread.
     thread::Builder::new().name("leader".to_owned()).spawn(move || {
         let locked = lock(&path).map_err(|error| named(&path, &error));
-        // Nobody waits any more: the file is dropped and with it the lock.
+        // If the receiver is gone, the file is dropped and with it the lock.
         drop(sender.send(locked));
     })?;
     let locked = receiver
@@ -47,7 +47,7 @@ fn lock(path: &PathBuf) -> io::Result<File> {
         // Never truncated: what it holds is not looked at, only its lock.
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
         file.lock()?;
-        // Somebody may have removed the file while we waited: then others lock another one.
+        // Another process may have removed the file meanwhile: then others lock a new one.
         let here = fs::metadata(path);
         let ours = file.metadata()?;
         if here.is_ok_and(|here| (here.dev(), here.ino()) == (ours.dev(), ours.ino())) {

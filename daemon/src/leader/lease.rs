@@ -33,12 +33,12 @@ pub(super) struct Kept {
     task: AbortOnDropHandle<()>,
 }
 
-/// Who is to lead after this process.
+/// The successor of this process as leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum After {
     /// The next candidate.
     Next,
-    /// Nobody: the Lease goes.
+    /// None: the Lease is deleted.
     Nobody,
 }
 
@@ -51,7 +51,7 @@ struct Candidate {
     status: Shared,
 }
 
-/// Waits until this process leads, and sees to its renewals from then on. `lost` is cancelled when it leads no more.
+/// Waits until this process is the leader, and renews the Lease from then on. `lost` is cancelled when it no longer is.
 pub(super) async fn acquire(
     own: &OwnNamespace,
     timing: Timing,
@@ -224,7 +224,7 @@ impl Candidate {
                 tracing::warn!(
                     lease = NAME,
                     reason = why,
-                    leads = status.is_leader,
+                    is_leader = status.is_leader,
                     "cannot access the autoscaler's Lease; retrying"
                 );
             }
@@ -232,7 +232,7 @@ impl Candidate {
         });
     }
 
-    /// Deletes the Lease, if nobody has taken it since it was given up.
+    /// Deletes the Lease, if no candidate has taken it since it was given up.
     async fn remove(&mut self) {
         self.watch = None;
         let Some(lease) = self.lease.take() else { return };
@@ -248,9 +248,9 @@ impl Candidate {
         }
     }
 
-    /// Writes that nobody holds it.
+    /// Removes the Lease's holder.
     async fn give_up(&mut self) {
-        // What a call under way did is not known.
+        // The result of a call in progress is not known.
         self.election.doubt();
         let given_up = timeout(GIVING_UP, async {
             loop {

@@ -1,4 +1,4 @@
-//! One autoscaler leads. Losing the lead ends its writing at once; what still slips through is refused by the resources'
+//! One autoscaler is the leader. Losing leadership ends its writing at once; what still slips through is refused by the resources'
 //! versions, which every write names.
 
 mod election;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{cluster::OwnNamespace, coordination::Coordinator};
 pub use election::Timing;
 
-/// Stands by until this process leads, any number of times.
+/// Is a standby until this process is the leader, any number of times.
 pub struct Leader {
     how: How,
     timing: Timing,
@@ -29,7 +29,7 @@ enum How {
     Lease(OwnNamespace),
 }
 
-/// This process leads until it is lost, released or dropped, or the process ends.
+/// This process is the leader until that is lost, released or dropped, or the process ends.
 pub struct Leadership {
     lost: CancellationToken,
     held: Held,
@@ -41,7 +41,7 @@ enum Held {
     Lease(lease::Kept),
 }
 
-/// Who leads, as far as this process knows.
+/// The leader, as far as this process knows.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Status {
     /// This process is the leader.
@@ -52,7 +52,7 @@ pub struct Status {
     pub since: Option<String>,
     /// The Lease, as namespace/name.
     pub lease: Option<String>,
-    /// Why this process cannot tell, or cannot lead.
+    /// Why this process does not know the leader, or cannot lead.
     pub error: Option<String>,
 }
 
@@ -77,7 +77,7 @@ impl Leader {
         Self { how, timing, status }
     }
 
-    /// Waits (without polling) until this process leads. Dropping the future gives up waiting.
+    /// Waits (without polling) until this process is the leader. Dropping the future gives up waiting.
     ///
     /// # Errors
     ///
@@ -99,7 +99,7 @@ impl Leader {
         Ok(Leadership { lost, held, status: self.status.clone() })
     }
 
-    /// Who leads, now.
+    /// The leader now.
     pub fn status(&self) -> impl Fn() -> Status + Send + Sync + 'static {
         let status = self.status.clone();
         move || status.get()
@@ -109,7 +109,7 @@ impl Leader {
 // === impl Leadership ===
 
 impl Leadership {
-    /// Cancelled when this process leads no more: it must not begin to write.
+    /// Cancelled when this process is no longer the leader: it must not begin to write.
     pub fn lost(&self) -> &CancellationToken {
         &self.lost
     }
@@ -123,7 +123,7 @@ impl Leadership {
         self.status.change(|status| status.is_leader = false);
     }
 
-    /// Gives the lead up for good: nobody is to lead after this, and nothing is left in the cluster.
+    /// Resigns for good: no process is to lead after this, and nothing is left in the cluster.
     pub async fn end(self) {
         match self.held {
             Held::File(lock) => drop(lock),

@@ -44,7 +44,7 @@ pub fn register(state_dir: &Path, admin: SocketAddr) -> io::Result<MemberFile> {
 ///
 /// # Errors
 ///
-/// The folder cannot be read, or a live member's file cannot: then nobody knows all members.
+/// The folder or a live member's file cannot be read: the list of members would be incomplete.
 pub fn read(state_dir: &Path) -> io::Result<Vec<Member>> {
     read_folder(&folder(state_dir))
 }
@@ -83,7 +83,7 @@ impl MemberFile {
 
 impl Drop for MemberFile {
     fn drop(&mut self) {
-        // Before the lock goes. What cannot be removed is found dead by the next reader.
+        // Before the lock is freed. A file that cannot be removed is found dead by the next reader.
         drop(fs::remove_file(&self.path));
     }
 }

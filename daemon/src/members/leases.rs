@@ -51,7 +51,7 @@ pub struct MemberLease {
     lease: Lease,
 }
 
-/// What came of a read: whoever asked before it began may use it.
+/// The result of a read: callers that asked before it began may use it.
 struct Reading {
     began: Instant,
     members: Result<Vec<Member>, Arc<anyhow::Error>>,
@@ -105,11 +105,11 @@ impl Leases {
     }
 
     /// Every live member, now. The lists and pods that are read are what the API server has then, not what a cache of it
-    /// had. Who asks while others already wait for their turn shares theirs.
+    /// had. A caller that asks while others already wait for their turn shares their read.
     ///
     /// # Errors
     ///
-    /// A call failed, or a Lease of a member cannot be understood: then nobody knows all members.
+    /// A call failed, or a member's Lease cannot be parsed: the list of members would be incomplete.
     pub async fn read(&self) -> anyhow::Result<Vec<Member>> {
         let came = Instant::now();
         let mut reading = self.reading.lock().await;
@@ -211,7 +211,7 @@ impl MemberLease {
                     Err(error) => error,
                 };
                 match own.call(own.leases().get_opt(name)).await {
-                    // Somebody wrote something else on it.
+                    // Another writer changed something else on it.
                     Ok(Some(now)) if holder(&now) == Some(&own.incarnation) => lease = now,
                     Ok(_) => return,
                     Err(_) => {}
@@ -294,7 +294,7 @@ fn member(own: &OwnNamespace, owner: Option<OwnerReference>, admin: SocketAddr, 
         },
         spec: Some(LeaseSpec {
             holder_identity: Some(own.incarnation.clone()),
-            // For people: nobody compares it with another host's clock.
+            // For people: no process compares it with another host's clock.
             acquire_time: Some(MicroTime(Timestamp::now())),
             ..LeaseSpec::default()
         }),

@@ -1,5 +1,4 @@
-//! Which DLXs have registered since somebody began to follow that, however short a time they were there: who only reads the members
-//! now and then does not see one that came and went in between.
+//! The DLXs that have registered since registrations are followed: a reader that polls the members misses a short-lived one.
 
 use std::{
     collections::BTreeSet,
@@ -23,7 +22,7 @@ use super::files;
 /// The pause before a folder that cannot be watched is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// Who has registered.
+/// The registered DLXs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registered {
     /// Their names, in this order.
@@ -37,7 +36,7 @@ pub struct Registered {
 // === impl Registered ===
 
 impl Registered {
-    /// Nobody follows them yet.
+    /// Registrations are not followed yet.
     pub(super) fn unknown() -> Self {
         Self { unknown: true, ..Self::default() }
     }

@@ -38,7 +38,7 @@ pub struct Serving {
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 
-/// What is kept of a member's Lease: who holds it, and the pod that owns it.
+/// The fields kept of a member's Lease: its holder, and the pod that owns it.
 #[derive(Debug)]
 struct Registrant {
     holder: String,
@@ -48,7 +48,7 @@ struct Registrant {
     listens: Option<IpAddr>,
 }
 
-/// What is kept of a pod.
+/// The fields kept of a pod.
 #[derive(Debug)]
 struct PodAddresses {
     uid: String,
@@ -66,7 +66,7 @@ struct WatchedObjects<T> {
     listed: HashMap<String, T>,
 }
 
-/// What is known of a node.
+/// The fields kept of a node.
 #[derive(Debug)]
 enum Zone {
     Pending,
@@ -99,12 +99,12 @@ impl Serving {
         Self { sender, registered, _task: AbortOnDropHandle::new(task) }
     }
 
-    /// Who they are, now and with every change.
+    /// The ready DLXs, now and with every change.
     pub fn known(&self) -> watch::Receiver<ReadyDlxs> {
         self.sender.subscribe()
     }
 
-    /// Who has registered since this follows them.
+    /// The DLXs that have registered since this follows them.
     pub fn registered(&self) -> watch::Receiver<Registered> {
         self.registered.subscribe()
     }
@@ -302,7 +302,7 @@ impl<T> Default for WatchedObjects<T> {
 // === impl Registrant ===
 
 impl Registrant {
-    /// `None`: it is held by nobody, or by a process in no pod, which no Service can have as an endpoint.
+    /// `None`: it has no holder, or one that is in no pod and so cannot be a Service's endpoint.
     fn from_lease(lease: &Lease) -> Option<Self> {
         let owner = owning_pod(lease)?;
         Some(Self {

@@ -1,4 +1,4 @@
-//! What a plugin's section says, as one number: equal as long as nothing in it changed.
+//! The fingerprint of a plugin's configuration, as one number: equal as long as nothing in it changed.
 
 use std::{
     fmt,
@@ -43,7 +43,7 @@ impl<'de> Visitor<'de> for Into_<'_> {
         f.write_str("a plugin's configuration")
     }
 
-    // The leading number tells the kinds apart: "1" is not 1, and an empty list not an empty map.
+    // The leading number distinguishes the kinds: "1" is not 1, and an empty list not an empty map.
     fn visit_bool<E>(self, value: bool) -> Result<(), E> {
         (0_u8, value).hash(self.0);
         Ok(())

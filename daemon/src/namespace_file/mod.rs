@@ -21,7 +21,7 @@ use crate::settings::{
     values::{Count, Interval, Namespace, Text, Threshold},
 };
 
-/// What a namespace file says, checked.
+/// A namespace file's checked content.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NamespaceFile {
     /// The namespace; `*` is all.
@@ -42,7 +42,7 @@ pub enum NamespaceFileError {
         name: String,
         /// Why.
         source: Arc<io::Error>,
-        /// What should be there.
+        /// The expected value.
         expected: &'static str,
     },
     /// It is not YAML, or has other keys and values than a namespace file.
@@ -57,7 +57,7 @@ pub enum NamespaceFileError {
         line: u64,
         /// From 1.
         column: u64,
-        /// What is wrong there, and what was expected.
+        /// The problem there, and the expected value.
         problem: String,
     },
     /// Its namespace has another file.
@@ -212,7 +212,7 @@ type Wrong = (serde_yaml::Location, String);
 // === impl Root ===
 
 impl Root {
-    /// What one value alone does not show.
+    /// Checks that need more than one value.
     fn check(self) -> Result<NamespaceFile, Wrong> {
         let metrics = self.metrics.map(|metrics| metrics.check(&self.namespace.0)).transpose()?;
         let defaults = self.defaults.unwrap_or_default();

@@ -12,16 +12,16 @@ use tokio::time::timeout;
 
 use crate::files::Files;
 
-/// What was found in one file.
+/// The findings in one file.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Checked {
     /// The file.
     pub file: String,
     /// Its namespace, if it can be read.
     pub namespace: Option<String>,
-    /// What is wrong, one line each: `file:line:column: what, expected what`.
+    /// The errors, one line each: `file:line:column: what, expected what`.
     pub errors: Vec<String>,
-    /// What could not be checked here, and why.
+    /// The checks that were not possible here, and why.
     pub unchecked: Vec<String>,
 }
 
@@ -31,7 +31,7 @@ const WITHIN: Duration = Duration::from_secs(10);
 /// Reads what `paths` name, as `--config` does, and has each plugin look at its section: an instance is started on an
 /// empty state folder of its own, and stopped again. Nothing is scaled.
 ///
-/// What a plugin says is an error where it names the file; else it lacks what it needs to look (a cluster, say).
+/// A plugin's finding is an error where it names the file; else the plugin lacks what its check needs (a cluster, say).
 pub async fn check(
     paths: Vec<PathBuf>,
     plugins: &[Plugin],

@@ -26,7 +26,7 @@ use crate::{
     settings::{MetricsSource, Settings, SettingsLayer},
 };
 
-/// What does not change while the daemon runs.
+/// The parameters that do not change while the daemon runs.
 pub(super) struct Fixed {
     pub(super) plugins: Arc<Plugins>,
     pub(super) flags: SettingsLayer,
@@ -48,9 +48,9 @@ pub(super) struct InstanceManager {
     running: BTreeMap<Key, Running>,
     /// Sections that their plugins did not take.
     refused: BTreeMap<Key, Refused>,
-    /// What is being started, each in a task of its own: a plugin that hangs holds up no other.
+    /// The instances that are starting, each in a task of its own: a plugin that hangs delays no other.
     starting: JoinSet<Started>,
-    /// What it is started with.
+    /// The parameters they are started with.
     pending: BTreeMap<Key, Says>,
     /// No longer needed, to be stopped when everybody could see that.
     over: Vec<Arc<dyn RunningPlugin>>,
@@ -60,7 +60,7 @@ pub(super) struct InstanceManager {
 
 type Key = (String, String);
 
-/// What an instance is started with; another, if it differs.
+/// The parameters of an instance; if they differ, it is another instance.
 #[derive(Clone, PartialEq)]
 struct Says {
     /// Its section of the file.
@@ -77,7 +77,7 @@ struct Running {
     settings: Arc<Settings>,
 }
 
-/// What came of starting an instance.
+/// The result of starting an instance.
 struct Started {
     key: Key,
     says: Says,
@@ -124,12 +124,12 @@ impl InstanceManager {
         }
     }
 
-    /// What is running.
+    /// The running instances.
     pub(super) fn served(&self) -> watch::Receiver<Arc<[Served]>> {
         self.served.subscribe()
     }
 
-    /// What can be seen of it from outside.
+    /// The state shown in metrics and on the admin port.
     pub(super) fn view(&self) -> Arc<Mutex<View>> {
         Arc::clone(&self.view)
     }
@@ -137,7 +137,7 @@ impl InstanceManager {
     /// Follows the files until the daemon drains.
     pub(super) async fn follow(mut self, draining: CancellationToken) {
         loop {
-            // What is being tried again is not waited for a second time.
+            // Instances that are being retried are not waited for a second time.
             let waiting = self.refused.iter().filter(|(key, _)| !self.pending.contains_key(*key));
             let again = waiting.map(|(_, refused)| refused.again).min();
             let changed = async {
@@ -187,7 +187,7 @@ impl InstanceManager {
                 files
             })
             .await?;
-            // What is watched only now may have changed before.
+            // Paths watched only now may have changed before.
             if !self.cover()? {
                 break;
             }
@@ -205,7 +205,7 @@ impl InstanceManager {
         self.apply();
     }
 
-    /// As [`Self::started`], but not longer than this. What is not started by then goes on, and is
+    /// As [`Self::started`], but not longer than this. Instances not started by then continue, and are
     /// [followed](Self::follow).
     pub(super) async fn started_within(&mut self, limit: Duration) {
         if timeout(limit, self.started()).await.is_err() {
@@ -269,13 +269,12 @@ impl InstanceManager {
             !same
         });
         for instance in self.over.drain(..) {
-            // Whoever still uses it sees the change first, or its calls fail as any call may.
+            // Users of the instance see the change first, or their calls fail as any call may.
             tokio::spawn(async move { instance.stop().await });
         }
     }
 
-    /// Where the metrics of all files come from: a plugin that knows what is behind one of them has it stay awake. On one host
-    /// nobody does.
+    /// The metrics URLs of all files: a plugin keeps the workloads behind them awake. On one host no plugin does.
     fn metrics_urls(&self) -> Arc<[String]> {
         let files = self.files.entries().iter().filter_map(|entry| entry.good.as_ref());
         let urls = files.filter_map(|good| match &good.says.settings.metrics {
@@ -371,7 +370,7 @@ impl Fixed {
             namespace: contents.says.namespace.clone(),
             role: self.role,
             state_dir: self.state_dir.clone(),
-            // The host tells each plugin its own.
+            // The plugin host sets each plugin's own folder.
             plugin_dir: PathBuf::new(),
             kubeconfig: self.kubeconfig.clone(),
             coordination: self.coordination,

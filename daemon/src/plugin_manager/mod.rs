@@ -36,7 +36,7 @@ pub struct Served {
     pub instance: Arc<dyn RunningPlugin>,
     /// The namespace; `*` is all.
     pub namespace: String,
-    /// What holds for its resources. Another `Arc` when the file changed, with the instance unchanged.
+    /// The settings of its resources. Another `Arc` when the file changed, with the instance unchanged.
     pub settings: Arc<Settings>,
 }
 
@@ -51,7 +51,7 @@ pub struct PluginManager {
     view: Arc<Mutex<View>>,
 }
 
-/// What loading the plugins' folder gave.
+/// The result of loading the plugins' folder.
 struct Plugins {
     loaded: Vec<Plugin>,
     rejected: Vec<RejectedPlugin>,
@@ -152,7 +152,7 @@ impl PluginManager {
         Ok((Self { served, plugins, view }, errors))
     }
 
-    /// What is running, now and with every change. In the order of the files, then of the plugins.
+    /// The running instances, now and with every change. In the order of the files, then of the plugins.
     pub fn served(&self) -> watch::Receiver<Arc<[Served]>> {
         self.served.clone()
     }
@@ -162,7 +162,7 @@ impl PluginManager {
         &self.plugins.rejected
     }
 
-    /// Stops every instance: the daemon ends. What they have scaled stays as it is.
+    /// Stops every instance: the daemon ends. Resources keep their scale.
     pub async fn stop(&self) {
         let mut stopping = JoinSet::new();
         for served in self.served.borrow().iter().cloned() {

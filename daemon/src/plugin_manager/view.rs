@@ -1,4 +1,4 @@
-//! What can be seen of the plugin manager from outside: metrics and admin routes.
+//! The plugin manager's metrics and admin routes.
 
 use std::{
     collections::BTreeSet,
@@ -69,7 +69,7 @@ struct PluginLabels {
     kind: String,
 }
 
-/// Whoever holds it does nothing but read and write it: what a panic left behind is whole.
+/// Code under this lock only reads and writes fields, so the view is whole even after a panic.
 pub(super) fn lock(view: &Mutex<View>) -> MutexGuard<'_, View> {
     view.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -82,7 +82,7 @@ impl View {
         self.files.iter().flat_map(|file| file.errors.iter().cloned()).collect()
     }
 
-    /// What is wrong with the files and what follows from them, a line each.
+    /// The problems of the files and their consequences, a line each.
     fn problems(&self) -> Vec<String> {
         let errors = self
             .files
@@ -138,7 +138,7 @@ impl View {
 // === impl FileView ===
 
 impl FileView {
-    /// What an error of it means.
+    /// The consequence of an error in it.
     fn kept(&self) -> &'static str {
         if self.namespace.is_some() {
             "its last valid contents stay in effect"
@@ -190,8 +190,8 @@ impl PluginManager {
         registry.register("config_errors", help, lock(&self.view).errors.clone());
     }
 
-    /// What is wrong while others are served, a line each: plugins that were not loaded, files that were refused, instances
-    /// that could not start, plugins that panicked.
+    /// The problems while others are served, a line each: plugins that were not loaded, refused files, instances that
+    /// could not start, plugins that panicked.
     pub fn problems(&self) -> Vec<String> {
         problems(&self.plugins, &self.view)
     }

@@ -93,7 +93,7 @@ where
     }
 }
 
-/// Whether a client can cause it at will. Below INFO nothing is left out: whoever asks for it wants to see it.
+/// Whether a client can cause it at will. Levels below INFO are not limited: they were requested explicitly.
 fn limited(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
     let within = |module: &str| {

@@ -47,8 +47,7 @@ pub enum ResourceMetrics {
     None,
 }
 
-/// What is logged when RUST_LOG says nothing. kube logs every call that failed as an error of its own; whoever made the
-/// call says what it means, and once.
+/// The filter where RUST_LOG is empty or not set. kube logs every failed call as an error; its caller logs it already.
 const DEFAULT: &str = "info,kube_client::client::builder=off";
 
 /// How long [`flush`] waits at most.
@@ -57,14 +56,14 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// The process's log.
 static LOG: Queue = Queue::new();
 
-/// Lines that were not written: a client caused too many of them, or nobody read standard error.
+/// Lines that were dropped: a client caused too many of them, or standard error was not read.
 static LEFT_OUT: LazyLock<Counter> = LazyLock::new(Counter::default);
 
 /// Adds each line to the queue.
 struct Log;
 
 /// Installs the process's log subscriber: filter from RUST_LOG, default info, to standard error. A thread of its own
-/// writes it (and reads nothing of the environment): nothing that logs waits for whoever reads. Panics are logged, too.
+/// writes it (and reads nothing of the environment), so logging never waits for the reader. Panics are logged, too.
 ///
 /// # Panics
 ///

@@ -1,5 +1,4 @@
-//! The way of log lines to standard error: a bounded queue that one thread writes out. Whoever logs never waits for
-//! whoever reads.
+//! The log queue to standard error: bounded, written out by one thread. Logging never waits for the reader.
 
 use std::{
     io::{self, Write},
@@ -10,10 +9,10 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-/// Bytes that wait to be written at most. What comes while so many wait is left out, and counted.
+/// Bytes queued at most. Lines beyond that are dropped and counted.
 const MAX_WAITING: usize = 4 << 20;
 
-/// A buffer that a burst made larger than this is given back.
+/// A buffer that a burst made larger than this is freed.
 const MAX_KEPT: usize = 64 << 10;
 
 /// Lines on their way to one writer.
@@ -73,7 +72,7 @@ impl Queue {
             if missed > 0 {
                 left_out(missed);
             }
-            // Where nobody reads any more, there is nobody to tell.
+            // A failed write cannot be reported: standard error has no reader.
             let _ = out.write_all(&buffer);
             buffer.clear();
             if buffer.capacity() > MAX_KEPT {
@@ -84,7 +83,7 @@ impl Queue {
         }
     }
 
-    /// Whoever holds it does nothing but move bytes: what a panic left behind is whole.
+    /// Code under this lock only moves bytes, so the state is whole even after a panic.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,5 +1,5 @@
-//! Decides whether a request is forwarded at once or held until its resource is up. Only here a request waits, and only
-//! here it times out.
+//! Decides whether a request is forwarded at once or held until its resource is up. Held requests wait and time out
+//! here.
 
 mod static_response;
 

@@ -5,7 +5,7 @@ use http::{Request, StatusCode, header};
 
 use crate::state::ResourceHandle;
 
-/// What the DLX answers to a request that a static response matches.
+/// The DLX's response to a request that a static response matches.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StaticAnswer {
     /// Its status.

@@ -1,4 +1,4 @@
-//! What a client's connection is doing, since when, and which timeout applies.
+//! A client connection's current activity, since when, and which timeout applies.
 
 use std::{
     sync::{
@@ -27,7 +27,7 @@ pub(crate) struct Timeouts {
     pub(crate) stall: Duration,
 }
 
-/// What a connection is doing. Times are milliseconds since it was accepted; 0 is never.
+/// A connection's current activity. Times are milliseconds since it was accepted; 0 is never.
 #[derive(Debug)]
 pub(crate) struct ConnectionProgress {
     timeouts: Timeouts,
@@ -179,7 +179,7 @@ impl ConnectionProgress {
         let at = |since: u64| self.accepted + Duration::from_millis(since);
         Some(if self.requests.load(Ordering::Relaxed) == 0 {
             match self.head_since.load(Ordering::Relaxed) {
-                // Parts of a head cannot be told from other frames; a client that holds one back counts as idle.
+                // Parts of a head look like other frames; a client that holds one back counts as idle.
                 since if since > 0 && !self.is_http2() => (at(since) + head, ExpiredTimeout::Head),
                 _ => {
                     let idle_since = self.idle_since.load(Ordering::Relaxed);

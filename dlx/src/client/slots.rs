@@ -24,8 +24,8 @@ const MIN_CLOSED: usize = 8;
 /// How long a connection must have been idle before it is closed to free its slot: by then anything its client has sent
 /// or begun to send has been read.
 const MIN_IDLE: Duration = Duration::from_secs(1);
-/// How long an HTTP/2 client may take to react to GOAWAY when its slot is needed: a round trip of most clients. What it
-/// sends meanwhile is answered.
+/// How long an HTTP/2 client may take to react to GOAWAY when its slot is needed: a round trip of most clients. Requests
+/// it sends meanwhile are answered.
 const GOAWAY_TIMEOUT_UNDER_PRESSURE: Duration = Duration::from_millis(250);
 /// The shortest time between two searches for the connections with the most unread bytes.
 const UNREAD_CHECK_INTERVAL: Duration = Duration::from_millis(10);

@@ -75,12 +75,12 @@ impl Socket {
         self.0.refusal.get()
     }
 
-    /// Notes that its client is about to send what nobody will read.
+    /// Notes that its client is about to send bytes that the DLX will not read.
     pub(crate) fn note_more(&self) {
         self.0.more.store(true, Ordering::Relaxed);
     }
 
-    /// Whether its client sends, or is about to send, what nobody will read.
+    /// Whether its client sends, or is about to send, bytes that the DLX will not read.
     pub(crate) fn has_more(&self) -> bool {
         let unread = || {
             recv(&self.0.stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT)

@@ -167,7 +167,7 @@ fn apply(plugins: &Arc<FollowedPlugins>, source: &Arc<PluginSource>, mut answer:
     }
     if changes.complete {
         routes_changed |= forget(plugins, source, |key| {
-            // It stays as it was when it could be read. Whatever is written by that names a version, and changes nothing if
+            // An unreadable resource keeps its last readable state. Each write names a version, and changes nothing if
             // the resource has another by now.
             kept.contains(key) || why_unreadable(&key.id).is_some()
         });

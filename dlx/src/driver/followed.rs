@@ -23,7 +23,7 @@ pub(crate) const UNKNOWN_HOST_DELAY: Duration = Duration::from_secs(1);
 pub(crate) struct FollowedPlugins {
     pub(super) handle: Handle,
     pub(super) resources: Arc<Resources>,
-    /// What the resources have in common.
+    /// The state that the resources share.
     pub(super) shared: Arc<SharedState>,
     /// Routes that name this DLX.
     pub(super) routes: Arc<Interceptions>,
@@ -36,7 +36,7 @@ pub(crate) struct FollowedPlugins {
     missed: Arc<tokio::sync::Mutex<Option<Listing>>>,
 }
 
-/// When the plugins were last asked on behalf of a request that nobody has.
+/// The last time the plugins were asked on behalf of a request for an unknown host.
 #[derive(Clone, Copy, Debug)]
 struct Listing {
     begun: Instant,
@@ -105,8 +105,8 @@ impl FollowedPlugins {
         headers
     }
 
-    /// Asks all plugins once more, on behalf of a request for a host or port that nobody has: one list however many such
-    /// requests there are, and none right after one that brought nothing. Whether one was begun since `came`.
+    /// Asks all plugins once more, on behalf of a request for an unknown host or port: one list however many such
+    /// requests there are, and none right after one that brought nothing. Returns whether one was begun since `came`.
     pub(crate) async fn ask_again(&self, came: Instant) -> bool {
         let mut missed = self.missed.clone().lock_owned().await;
         match *missed {
@@ -116,7 +116,7 @@ impl FollowedPlugins {
             _ => {}
         }
         let (begun, listing) = (Instant::now(), self.refresh());
-        // Whoever asked may be gone before it ends; those who wait for their turn are not to begin another one then.
+        // The caller may be gone before the list ends; the callers waiting for their turn must not begin another one then.
         let listed = self.handle.spawn(async move {
             listing.await;
             *missed = Some(Listing { begun, ended: Instant::now() });

@@ -47,7 +47,7 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Streams of one connection at once.
 const MAX_STREAMS: u32 = 1024;
-/// What is buffered of a stream's answer while its client does not read: with the most streams, 64 MiB.
+/// Bytes buffered of a stream's response while its client does not read: with the most streams, 64 MiB.
 const MAX_STREAM_UNSENT: usize = 64 * 1024;
 
 /// Serves a connection to its end.

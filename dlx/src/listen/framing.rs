@@ -13,7 +13,7 @@ pub(crate) struct Framing {
     switches: bool,
 }
 
-/// What the next byte belongs to.
+/// The part of the message that the next byte belongs to.
 #[derive(Debug)]
 enum At {
     /// A head.
@@ -129,7 +129,7 @@ struct Chunks {
     left: u64,
 }
 
-/// What the next byte belongs to.
+/// The part of a chunked body that the next byte belongs to.
 #[derive(Clone, Copy, Debug)]
 enum Next {
     FirstDigit,

@@ -29,7 +29,7 @@ use crate::{
     state::PortOwner,
 };
 
-/// What all connections share.
+/// The state that all connections share.
 #[derive(Debug)]
 pub(crate) struct Server {
     /// Finds the resource of a request.

@@ -10,9 +10,9 @@ use tokio::{io::Interest, time::timeout_at};
 
 use crate::client::{ConnectionProgress, Socket};
 
-/// What an HTTP/2 client says first (RFC 9113 3.4).
+/// An HTTP/2 client's first bytes (RFC 9113 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How much of a first line is examined to tell a request from other text. No other protocol begins with a longer line.
+/// How many bytes of a first line are examined to recognize a request. No other protocol begins with a longer line.
 const MAX_LINE: usize = 4096;
 /// The longest method. (WebDAV's longest has 17 letters.)
 const MAX_METHOD: usize = 32;

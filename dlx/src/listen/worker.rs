@@ -41,7 +41,7 @@ pub(crate) struct Workers {
     next: Arc<AtomicUsize>,
 }
 
-/// What the connections of one thread share.
+/// The state that the connections of one thread share.
 #[derive(Debug)]
 pub(crate) struct WorkerState {
     /// Connections to resources.

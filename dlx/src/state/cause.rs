@@ -1,4 +1,4 @@
-//! What woke a resource: the first request that was held for it.
+//! The cause of a wake: the first request that was held for the resource.
 
 use std::fmt;
 

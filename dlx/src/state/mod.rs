@@ -50,7 +50,7 @@ use crate::{answer::ErrorResponse, plugin::PluginSource};
 /// The window of a resource without any metric.
 const DEFAULT_WINDOW: Duration = Duration::from_secs(600);
 
-/// What identifies a resource in this process.
+/// The identity of a resource in this process.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ResourceKey {
     /// The plugin's kind.
@@ -75,7 +75,7 @@ pub(crate) struct ResourceHandle {
     pub(crate) counts: Counts,
     /// Its held requests.
     pub(crate) queue: Queue,
-    /// What its namespace holds.
+    /// The requests held for its namespace.
     pub(crate) share: Arc<NamespaceShare>,
     /// The part that forwarding reads.
     pub(crate) snapshot: ArcSwap<Snapshot>,

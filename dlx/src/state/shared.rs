@@ -1,4 +1,4 @@
-//! What all resources share: limits on what is held, and the function that carries out effects.
+//! The state that all resources share: limits of the held requests, and the function that carries out effects.
 
 use std::{
     fmt,
@@ -14,11 +14,11 @@ use scaler_types::{
 use super::{ColdStartPhases, EndpointTarget, HeldTotals, HoldLimits, ResourceHandle};
 use crate::{answer::ErrorResponse, plugin::PluginSource};
 
-/// What all resources share.
+/// The state that all resources share.
 pub(crate) struct SharedState {
     /// The protocol's rules.
     pub(crate) rules: Rules,
-    /// What all resources hold together.
+    /// The held requests of all resources together.
     pub(crate) totals: Arc<HeldTotals>,
     /// Set when the DLX shuts down: nothing is held any more.
     pub(crate) refuse_held: OnceLock<ErrorResponse>,

@@ -28,7 +28,7 @@ pub(crate) struct HostTable {
     pub(crate) name_headers: Vec<NameHeader>,
 }
 
-/// What two resources claim.
+/// A host or port that two resources claim.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Claim {

@@ -1,4 +1,4 @@
-//! What this DLX believes of a resource, behind its lock.
+//! A resource's state as this DLX last saw it, behind its lock.
 
 use std::{
     sync::Arc,
@@ -22,7 +22,7 @@ use crate::{answer::ErrorResponse, plugin::PluginSource};
 const MIN_FAILURE_DELAY: Duration = Duration::from_secs(1);
 const MAX_FAILURE_DELAY: Duration = Duration::from_secs(30);
 
-/// What this DLX believes of one resource.
+/// One resource's state as this DLX last saw it.
 #[derive(Debug)]
 pub(crate) struct ResourceView {
     /// The gate of the protocol.

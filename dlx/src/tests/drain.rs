@@ -166,7 +166,10 @@ async fn a_drain_that_is_not_seen_is_not_confirmed() {
     assert!(handle.confirm_drain(nonce, soon()).await.unwrap_err().to_string().contains(&seen.to_string()));
     // A request reverts it, is forwarded, and the commit fails.
     assert_eq!(status(&site.get("a.test", "/").await), 200);
-    assert!(site.plugin.write("a", &version, |_| ()).is_none(), "the commit found the fence's version");
+    assert!(
+        site.plugin.write("a", &version, |_| ()).is_none(),
+        "the commit found the drain attempt's version"
+    );
     assert_eq!(site.plugin.get("a").record.phase, Phase::Active);
 }
 

@@ -337,7 +337,7 @@ async fn rolling(rounds: usize, told_late: Option<Duration>) -> Rolled {
         let target = |at: SocketAddr| {
             handle.snapshot.load().ready.iter().find(|target| target.socket == Some(at)).map(Arc::downgrade)
         };
-        let leads = target(gone).unwrap();
+        let endpoint = target(gone).unwrap();
         site.plugin.change("a", |resource| resource.endpoints.push(new));
         until("the new one is ready", || target(next.address).is_some()).await;
         running.push(next);
@@ -351,8 +351,10 @@ async fn rolling(rounds: usize, told_late: Option<Duration>) -> Rolled {
         site.plugin.change("a", |resource| resource.endpoints.retain(|endpoint| endpoint.address != address));
         // If the DLX sees it first, it stops using the pod: its requests end there, and no connection is kept. A pod
         // alone cannot know: a connection that it has not accepted yet carries a request all the same.
-        until("nothing leads to it", || leads.strong_count() == 0 && old.open.load(Ordering::SeqCst) == 0)
-            .await;
+        until("nothing refers to it", || {
+            endpoint.strong_count() == 0 && old.open.load(Ordering::SeqCst) == 0
+        })
+        .await;
         old.ending.cancel();
         ids.append(&mut old.ids.lock().unwrap());
     }

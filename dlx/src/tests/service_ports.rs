@@ -190,7 +190,11 @@ async fn traffic_mode_when_asleep_is_served_in_every_phase_as_always_is() {
             assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), wakes, "{case}");
             until(&case, || site.plugin.get("a").record.phase == Phase::Active).await;
             let written = site.plugin.get("a").version != before.version;
-            assert_eq!(written, state != Phase::Active, "{case}: a fence is reverted before anything goes");
+            assert_eq!(
+                written,
+                state != Phase::Active,
+                "{case}: a drain attempt is reverted before a request is forwarded"
+            );
         }
     }
 }

@@ -25,16 +25,16 @@ fn listed(state: &State, id: &ResourceId) -> Option<ListedWorkload> {
     // What Scaler scaled to zero it also wakes, whatever its annotations say since.
     let ours = workload.replicas == 0
         && matches!(workload.stored.record.phase, Phase::Asleep | Phase::Waking | Phase::Failed);
-    let interception = interception::interception_status(state, workload, &options);
+    let status = interception::interception_status(state, workload, &options);
     // An intercepted Service is restored, too.
-    if workload.deleting || !options.opted_in && !ours && !interception.is_touched() {
+    if workload.deleting || !options.opted_in && !ours && !status.is_touched() {
         return None;
     }
     let mut resource = Resource::new(id.clone());
     let mut warnings = Vec::new();
-    resource.traffic_mode = interception.path;
-    resource.ports.clone_from(&interception.ports);
-    resource.interception.clone_from(&interception.route);
+    resource.traffic_mode = status.traffic_mode;
+    resource.ports.clone_from(&status.ports);
+    resource.interception.clone_from(&status.interception);
     resource.record = workload.stored.record.clone();
     resource.version = workload.version();
     resource.needs_repair = workload.needs_repair();
@@ -98,7 +98,7 @@ fn listed(state: &State, id: &ResourceId) -> Option<ListedWorkload> {
             .push(Warning { reason: "ConflictingAutoscaler", message: format!("kept awake: {conflict}") });
         keep.push(conflict);
     }
-    if let Some(why) = interception.refusal() {
+    if let Some(why) = status.refusal() {
         warnings.push(Warning { reason: "InterceptionRefused", message: why.to_owned() });
         keep.push(why.to_owned());
     }
@@ -114,9 +114,9 @@ fn listed(state: &State, id: &ResourceId) -> Option<ListedWorkload> {
     Some(ListedWorkload {
         resource,
         keep_awake_until: options.keep_awake_until,
-        intercepted_since: interception.intercepted_since,
-        lacks_ports: interception.lacks_ports,
-        interception_wanted: interception.wanted,
+        intercepted_since: status.intercepted_since,
+        lacks_ports: status.lacks_ports,
+        interception_wanted: status.wanted,
         warnings,
     })
 }

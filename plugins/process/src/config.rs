@@ -49,7 +49,7 @@ pub struct Metric {
     threshold: f64,
 }
 
-/// A port of the DLX that leads to the process.
+/// A port of the DLX that belongs to the process.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TcpPort {
@@ -70,7 +70,7 @@ struct Section {
 ///
 /// # Errors
 ///
-/// What does not fit, with file and line.
+/// A value that does not fit, with file and line.
 pub fn read(context: &PluginContext) -> Result<Vec<Spec>> {
     let Some(section) = context.section::<Section>()? else { return Ok(Vec::new()) };
     let mut taken = HashMap::new();
@@ -89,7 +89,7 @@ pub fn read(context: &PluginContext) -> Result<Vec<Spec>> {
     Ok(specs)
 }
 
-/// Checks one resource, and that what it claims for itself nobody claimed before.
+/// Checks one resource, and that no earlier resource claims the same.
 fn check(spec: &Spec, line: u64, taken: &mut HashMap<String, u64>) -> Result<(), String> {
     let mut claims = vec![format!("the name {:?}", spec.name)];
     if spec.name.is_empty() || spec.name.len() > 63 {
@@ -201,7 +201,7 @@ impl Spec {
             .collect()
     }
 
-    /// What would make a start pointless, whoever tries.
+    /// The reason why no start could succeed.
     pub fn can_start(&self) -> Result<()> {
         if let Some(directory) = &self.working_directory {
             anyhow::ensure!(directory.is_dir(), "the working directory {} is no folder", directory.display());

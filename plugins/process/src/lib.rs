@@ -1,7 +1,7 @@
 //! Resource-scaler of kind `process`: local processes, one replica each, on one host.
 //!
 //! A process belongs to its *shim*, a small program that starts it, reaps it and ends it ([`run`](mod@run)); what is to be
-//! running is in records that all daemons of the host share ([`scaler_types::records`]). Who has a resource's turn starts:
+//! running is in records that all daemons of the host share ([`scaler_types::records`]). The turn's holder starts:
 //!
 //! 1. the shim, which locks its run and then waits for a word;
 //! 2. the run is written down in the record: from here on it is listed;
@@ -159,7 +159,7 @@ impl ProcessScaler {
         })
     }
 
-    /// A process as it is now. One that cannot be told is listed as one to be left alone, and fails alone.
+    /// A process as it is now. One whose state cannot be read is listed with an unknown format, and fails alone.
     fn resource(&self, process: &Arc<Process>) -> Resource {
         let mut resource = Resource::new(process.id.clone());
         resource.hosts.clone_from(&process.spec.hosts);
@@ -175,7 +175,7 @@ impl ProcessScaler {
         resource
     }
 
-    /// What is stored of a process and what is true of it. Sees to what it finds undone.
+    /// A process's stored and actual state. Finishes any step that it finds unfinished.
     fn look(&self, process: &Arc<Process>, resource: &mut Resource) -> Result<()> {
         let stored = self.records.read(&process.id)?;
         resource.record = stored.record;

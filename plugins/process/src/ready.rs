@@ -10,11 +10,11 @@ use tokio::{
 
 use crate::run::Run;
 
-/// The shortest and the longest pause between two tries: nothing tells that a port begins to listen. In between a tenth of the
-/// time it has taken so far, so that little is added to it.
+/// The shortest and the longest pause between two attempts: no event reports that a port begins to listen. In between a
+/// tenth of the time it has taken so far, so that little is added to it.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
-/// A service that accepts and then says nothing is asked again after this.
+/// A service that accepts and then sends nothing is probed again after this.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Waits until the process answers.
@@ -34,7 +34,7 @@ pub async fn wait(run: &Run) {
 
 async fn answers(run: &Run) -> std::io::Result<bool> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, run.port)).await?;
-    // The kernel may connect a socket to itself when nobody listens on a port from which it may also send.
+    // The kernel may connect a socket to itself when no process listens on a port from which it may also send.
     if stream.local_addr()? == stream.peer_addr()? {
         return Ok(false);
     }

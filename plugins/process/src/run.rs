@@ -31,7 +31,7 @@ const LONGEST_LOG: u64 = 10 << 20;
 /// After what a wake is tried again that failed for no fault of the command's.
 const AT_ONCE: Duration = Duration::from_millis(10);
 
-/// What of a log goes into a reason.
+/// The bytes of a log that go into a reason.
 const LAST_WORDS: u64 = 1 << 10;
 
 /// One run of a process; kept in its record as what is up.
@@ -39,7 +39,7 @@ const LAST_WORDS: u64 = 1 << 10;
 pub struct Run {
     /// Drawn at random.
     pub id: String,
-    /// The shim's process id: believed only while the run's lock is held.
+    /// The shim's process id: valid only while the run's lock is held.
     pub shim_pid: i32,
     /// The port it was started for; the configuration may say another by now.
     pub port: u16,
@@ -91,7 +91,7 @@ impl Folder {
         let id = fresh_id()?;
         let mut command = Command::new(shim);
         command.arg("run").arg(folder).arg(&id).arg("--").args(&spec.command).envs(&spec.env);
-        // Descriptors handed to the daemon, and whom to tell that it is ready, are not the process's business.
+        // Inherited sockets and the daemon's readiness notification do not concern the process.
         for variable in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET"] {
             if !spec.env.contains_key(variable) {
                 command.env_remove(variable);
@@ -130,7 +130,7 @@ impl Folder {
     ///
     /// # Errors
     ///
-    /// It cannot be told (no descriptor left, for one): a run that may live is never taken for dead.
+    /// The lock cannot be read (no descriptor left, for one): a run that may live never counts as dead.
     pub fn alive(&self, run: &Run) -> Result<bool> {
         let Some(fifo) = self.open(run, OFlags::RDONLY)? else { return Ok(false) };
         // Shared: two who look at the same time do not take each other for the shim.
@@ -219,7 +219,7 @@ impl Folder {
                     _ => reason,
                 },
             },
-            // Killed, or whoever wanted it died before the word to start: that says nothing about the command.
+            // Killed, or the plugin died before it sent [`GO`]: the command itself may be fine.
             None => ScaleError::Retry {
                 after: AT_ONCE,
                 reason: "its shim was gone before it was ready".to_owned(),

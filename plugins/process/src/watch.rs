@@ -28,7 +28,7 @@ struct Task {
 // === impl Watches ===
 
 impl Watches {
-    /// Takes a run out of its record when it has ended by itself, which tells every daemon.
+    /// Takes a run out of its record when it has ended by itself; the write notifies every daemon.
     pub fn watch(&self, process: &Arc<Process>, run: &Run, records: &Records<Run>) {
         let (process, records, watched) = (Arc::clone(process), records.clone(), run.clone());
         self.once(Arc::clone(&process), Purpose::Watch, run, async move {
@@ -39,7 +39,7 @@ impl Watches {
         });
     }
 
-    /// Ends what is leaving, unless somebody is at it: then it is theirs, and whoever lists next looks again.
+    /// Finishes stopping the run, unless another holds the turn: then that one finishes it, and the next list checks again.
     pub fn finish(&self, process: &Arc<Process>, run: &Run, records: &Records<Run>) {
         let (process, records) = (Arc::clone(process), records.clone());
         self.once(Arc::clone(&process), Purpose::Finish, run, async move {
@@ -72,7 +72,7 @@ impl Watches {
         let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (process.id.clone(), purpose);
         if tasks.get(&key).is_none_or(|task| task.run != run.id || task.handle.is_finished()) {
-            // What was there watched a run that is over: it ends by itself.
+            // The task there before watched a run that is over: it ends by itself.
             tasks.insert(key, Task { run: run.id.clone(), handle: tokio::spawn(task) });
         }
     }

@@ -1,10 +1,10 @@
-//! What the plugin and its shim say to each other. They are installed together, but a shim outlives the daemon that started it:
-//! a later plugin talks to an earlier shim.
+//! The messages between the plugin and its shim. They are installed together, but a shim outlives the daemon that started
+//! it: a later plugin talks to an earlier shim.
 //!
 //! `process-shim run FOLDER RUN -- COMMAND...` makes and locks `FOLDER/RUN.run`, a FIFO, and writes [`READY`] to its
-//! standard output. It then waits for [`GO`] on its standard input; the input's end instead means that whoever wanted the
-//! process is gone, and nothing is started. What it is told later comes through the FIFO. Its end, and the process's,
-//! is the end of the lock; how the process ended is in `FOLDER/exit.json`.
+//! standard output. It then waits for [`GO`] on its standard input; if the input ends instead, the plugin is gone and
+//! nothing is started. Later messages come through the FIFO. When the shim or the process ends, the lock is freed; how
+//! the process ended is in `FOLDER/exit.json`.
 
 use std::path::{Path, PathBuf};
 

@@ -33,38 +33,38 @@ enum Stage {
 const UNCONFIRMED: &str = "not every DLX could confirm";
 const NOT_IDLE: &str = "no longer idle after its Service was intercepted";
 
-/// What happened.
+/// An input of the drain.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum DrainInput {
     /// The [`DrainOrder::Write`] ended.
     Wrote(Result<Version, Unwritten>),
     /// The [`DrainOrder::ReadMembers`] ended.
     Members {
-        /// Every live DLX; empty if there is none, or if they cannot be told.
+        /// Every live DLX; empty if there is none, or if they cannot be listed.
         members: BTreeSet<String>,
-        /// A nonce nobody has used.
+        /// A nonce that was never used.
         fresh: Nonce,
     },
     /// A member confirmed.
     Confirmed(String),
     /// A member refused, or did not answer in time.
     Refused {
-        /// A nonce nobody has used.
+        /// A nonce that was never used.
         fresh: Nonce,
     },
     /// The [`DrainOrder::Switch`] ended: well, or in any other way.
     Switched {
-        /// The route leads to the DLXs alone, everybody has had the time to follow, and the resource was seen idle for a while
+        /// Only the DLXs receive requests, for the propagation delay at least, and the resource was seen idle for a while
         /// that began after that.
         idle: bool,
-        /// A nonce nobody has used.
+        /// A nonce that was never used.
         fresh: Nonce,
     },
     /// The [`DrainOrder::Commit`] ended.
     Scaled(Result<(), Unwritten>),
 }
 
-/// What is to be done.
+/// An output of the drain.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum DrainOrder {
     /// Nothing yet: answers are outstanding.
@@ -104,7 +104,7 @@ pub enum DrainOrder {
 pub enum Outcome {
     /// At zero.
     Asleep,
-    /// Given up and reverted, or somebody else did.
+    /// Given up and reverted, or another process reverted it.
     Reverted,
     /// A write's answer is not known; the record says what happened, and the next look at it goes on from there.
     Unknown,
@@ -153,7 +153,7 @@ impl Drain {
                 self.seen.version = version;
                 self.ask(members)
             }
-            // With no DLX at all nobody could hold what comes.
+            // Without a DLX, new requests could not be held.
             (Stage::Reading, DrainInput::Members { members, fresh }) if members.is_empty() => {
                 self.revert(fresh, UNCONFIRMED)
             }

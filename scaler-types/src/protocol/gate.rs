@@ -17,14 +17,14 @@ pub struct Gate {
     waking: bool,
 }
 
-/// What happened.
+/// An input of the gate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum GateInput {
-    /// The plugin's stream told the resource's state; `None`: it is gone. In the stream's order.
+    /// The plugin's stream reported the resource's state; `None`: it is gone. In the stream's order.
     Saw(Option<Seen>),
     /// At least one request waits that the gate does not let through.
     Wanted {
-        /// A nonce nobody has used.
+        /// A nonce that was never used.
         fresh: Nonce,
     },
     /// The [`GateOrder::Write`] ended.
@@ -40,15 +40,15 @@ pub enum GateInput {
     Woke {
         /// The reason if it can never succeed as things are; `None` if it succeeded, met a conflict, or may be tried again.
         terminal: Option<String>,
-        /// A nonce nobody has used.
+        /// A nonce that was never used.
         fresh: Nonce,
     },
     /// An endpoint of the resource answers.
     Answers {
-        /// A nonce nobody has used.
+        /// A nonce that was never used.
         fresh: Nonce,
     },
-    /// The autoscaler asks to confirm its fence.
+    /// The autoscaler asks to confirm its drain attempt.
     Asked {
         /// The drain attempt's nonce.
         nonce: Nonce,
@@ -59,7 +59,7 @@ pub enum GateInput {
     },
 }
 
-/// What is to be done.
+/// An output of the gate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum GateOrder {
     /// Nothing, or nothing yet.
@@ -78,9 +78,9 @@ pub enum GateOrder {
         /// The record to write with the scale.
         record: Record,
     },
-    /// What was seen is old: ask the plugin for all there is.
+    /// The last state seen is old: list the plugin's resources again.
     Refresh,
-    /// The fence is confirmed.
+    /// The drain attempt is confirmed.
     Confirm,
     /// It is not.
     Refuse(Refusal),
@@ -118,7 +118,7 @@ impl Gate {
         })
     }
 
-    /// What this DLX believes of the resource.
+    /// The state of the resource, as this DLX last saw it.
     pub fn seen(&self) -> Option<&Seen> {
         self.seen.as_ref()
     }
@@ -152,7 +152,7 @@ impl Gate {
     }
 
     fn observe(&mut self, seen: Option<Seen>) -> GateOrder {
-        // The stream is behind this DLX's own write: what it tells was replaced.
+        // The stream is behind this DLX's own write: its state was replaced.
         let behind = seen.as_ref().is_some_and(|seen| Some(&seen.version) == self.superseded.as_ref());
         if !behind {
             self.seen = seen;

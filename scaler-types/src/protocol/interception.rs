@@ -24,7 +24,7 @@
 
 use crate::{Backend, Phase, TrafficMode};
 
-/// What is observed of a resource and its interception.
+/// The observed state of a resource and its interception.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct InterceptionSeen {
     /// Its traffic mode.
@@ -66,14 +66,14 @@ pub enum Dlxs {
 pub fn interception_step(seen: &InterceptionSeen) -> Option<Backend> {
     match (wanted(seen)?, seen.backend) {
         (_, Backend::Unknown) => None,
-        // Nobody could be named.
+        // No DLX could be named.
         (Backend::Dlx, _) if seen.dlxs != Dlxs::Serving => None,
         (Backend::Dlx, Backend::Dlx) => (!seen.in_sync).then_some(Backend::Dlx),
         (Backend::Dlx, Backend::Workload | Backend::Both) => Some(Backend::Dlx),
         // It has no other backend, and those that a commit has just taken away may be listed still.
         (_, Backend::Dlx) if !seen.scaled && seen.in_sync && seen.dlxs != Dlxs::Dead => None,
         (_, Backend::Dlx) => Some(Backend::Both),
-        // Half of what comes would find nobody.
+        // Half of the requests would reach no DLX.
         (_, Backend::Both) if seen.dlxs == Dlxs::Dead => seen.workload_ready.then_some(Backend::Workload),
         (_, Backend::Both) => seen.workload_known.then_some(Backend::Workload),
         (_, Backend::Workload) => None,
@@ -92,7 +92,7 @@ fn wanted(seen: &InterceptionSeen) -> Option<Backend> {
         (TrafficMode::External | TrafficMode::Unknown, ..) => None,
         (TrafficMode::Always, ..) => Some(Backend::Dlx),
         (TrafficMode::WhenAsleep, Draining, true) => seen.confirmed.then_some(Backend::Dlx),
-        // Somebody else scaled it to zero. A request would wake it, but interception is not requested for that.
+        // Another writer scaled it to zero. A request would wake it, but interception is not requested for that.
         (TrafficMode::WhenAsleep, Active, false) => None,
         (TrafficMode::WhenAsleep, Draining | Asleep | Waking | Failed, false) => Some(Backend::Dlx),
         (TrafficMode::WhenAsleep, Active | Asleep | Waking | Failed, true) => Some(Backend::Workload),
@@ -213,7 +213,7 @@ mod tests {
                     };
                     assert_eq!(interception_step(&InterceptionSeen { requested: false, ..known }), None);
                     assert_eq!(interception_step(&InterceptionSeen { dlxs: Dlxs::Dead, ..known }), None);
-                    // Somebody scaled it to zero: no commit finds what it expects. Without a DLX nobody else would answer.
+                    // Another writer scaled it to zero: every commit fails. Without a DLX nothing else would answer.
                     let zero =
                         InterceptionSeen { requested: false, scaled: false, dlxs: Dlxs::Dead, ..known };
                     assert!(interception_step(&zero).is_some());

@@ -9,12 +9,13 @@
 //! 2. All confirmed: one compare-and-set writes `asleep` together with the scale of zero. Anything else: revert.
 //! 3. A DLX that sees `draining` forwards nothing. A request that comes makes it write `active` first; the
 //!    autoscaler's commit then finds another version and changes nothing.
-//!    In traffic mode `when-asleep`, where requests pass no DLX while it is awake, they are led to the DLXs first ([`interception_step`]), and the
-//!    resource must be seen idle once more after everybody has followed.
-//!    Record and route are two objects. So a commit writes the route anew before the record (the key of a Service gets the drain attempt's
-//!    nonce as its value), on the very version that has led to the DLXs for long enough, and reads who is named after that.
-//!    Whoever gives a route back reads it first, the record after that, and takes away only what it has read: it finds the
-//!    fence, or the commit's write makes it fail.
+//!    In traffic mode `when-asleep`, where requests pass no DLX while it is awake, the Service is intercepted first
+//!    ([`interception_step`]), and the resource must be seen idle once more after all nodes have followed.
+//!    Record and interception are two objects. So a commit rewrites the interception before the record (a Service's key
+//!    gets the drain attempt's nonce as its value), on the very version that has pointed to the DLXs for long enough, and
+//!    then reads which DLXs it names.
+//!    A restore reads the interception first, the record after that, and removes only what it has read: it finds the
+//!    drain, or the commit's write makes it fail.
 //! 4. A request that finds the resource asleep makes its DLX write `waking` together with the scale.
 //!
 //! Why this is enough: a DLX that was a member when the membership was read has confirmed, and from then on forwards
@@ -33,7 +34,7 @@ pub use reports::{Gap, Reports};
 
 use crate::{Nonce, Phase, Record, Version};
 
-/// What a daemon last saw of a resource.
+/// The state of a resource, as a daemon last saw it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Seen {
     /// Its record.
@@ -66,7 +67,7 @@ pub enum Step {
 pub enum Unwritten {
     /// The version was another by then.
     Conflict,
-    /// Refused, or nobody knows: it may have happened.
+    /// Refused, or the result is not known: it may have happened.
     Unknown,
 }
 
@@ -82,18 +83,18 @@ pub struct Rules {
     pub confirm_counts_in_flight: bool,
     /// A request that finds a drain attempt is forwarded only after the revert was written.
     pub revert_before_forward: bool,
-    /// A write's success changes what a DLX believes only if it has seen nothing newer since.
+    /// A write's success changes a DLX's view only if it has seen nothing newer since.
     pub own_write_is_ordered: bool,
     /// A commit waits for every member.
     pub wait_for_all: bool,
-    /// Members are read after the fence was written.
+    /// Members are read after the drain attempt was written.
     pub members_after_fence: bool,
     /// In traffic mode `when-asleep` a commit waits until everybody has followed the route to the DLXs, and the resource was seen idle after
     /// that.
     pub switch_before_commit: bool,
 }
 
-/// The record after `step`, or `None` where the step does not apply: somebody else was faster.
+/// The record after `step`, or `None` where the step does not apply: another process was faster.
 pub fn transition(seen: &Seen, step: Step, nonce: Nonce, reason: &str) -> Option<Record> {
     use Phase::{Active, Asleep, Draining, Failed, Waking};
     if seen.record.format > Record::FORMAT {
@@ -125,14 +126,14 @@ pub enum WakeSeen<'a> {
     Ready,
     /// It has, and the resource is not ready: why.
     NotReady(&'a str),
-    /// It has, and nobody can tell whether the resource is ready.
+    /// It has, and the resource's readiness is not known.
     Unknown,
 }
 
-/// What the leader writes on a record that nobody works on any more: a daemon may have died between any two steps, or a
-/// person scaled by hand.
+/// The record that the leader writes where no process works on it any more: a daemon may have died between any two steps,
+/// or a person scaled manually.
 ///
-/// `mine` is whether this process's own fence is under way.
+/// `mine` is whether this process's own drain attempt is under way.
 pub fn recover(seen: &Seen, mine: bool, wake: WakeSeen<'_>, nonce: Nonce) -> Option<Record> {
     const LEFT: &str = "its wake was abandoned";
     let (step, reason) = match (seen.record.phase, seen.scaled, wake) {

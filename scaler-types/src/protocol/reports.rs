@@ -5,21 +5,21 @@ use std::{collections::BTreeSet, sync::Arc};
 /// Why a leader does not know everything that the DLXs did before a moment.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Gap {
-    /// It has followed the DLXs since then: who left before, and what they had counted, nobody told it.
+    /// It has followed the DLXs since then: it does not know the DLXs that left before, nor their counts.
     NewLeader,
     /// This DLX was gone then, without a report after its last request.
     Left(Arc<str>),
-    /// DLXs may have come and gone before, unseen: what tells of them failed.
+    /// DLXs may have come and gone before, unseen: the watch of the members failed.
     Unseen,
 }
 
-/// What a leader knows of the DLXs' reports. No input or output; `T` is a time of its clock.
+/// A leader's knowledge of the DLXs' reports. No input or output; `T` is a time of its clock.
 ///
-/// A DLX that is registered counts from its beginning, so whoever answers now has reported all of its life. What is missing
-/// is what was counted by those that are gone, unless they were asked once more after their last request.
+/// A DLX that is registered counts from its beginning, so a DLX that answers now has reported all of its life. Only the
+/// counts of DLXs that are gone are missing, unless they were asked once more after their last request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reports<T> {
-    /// Who was registered when the members were last read.
+    /// The DLXs registered when the members were last read.
     registered: BTreeSet<Arc<str>>,
     gap: Option<(T, Gap)>,
 }
@@ -46,7 +46,7 @@ impl<T: Copy> Reports<T> {
         }
     }
 
-    /// Who registered since the members were last read cannot be told.
+    /// The DLXs that registered since the members were last read are not known.
     pub fn unseen(&mut self, now: T) {
         if self.gap.is_some() {
             self.gap = Some((now, Gap::Unseen));

@@ -1,4 +1,4 @@
-//! Tables of every transition and recovery, and the steps of gate and fence that the daemons rely on.
+//! Tables of every transition and recovery, and the steps of gate and drain that the daemons rely on.
 
 use std::collections::BTreeSet;
 
@@ -211,7 +211,7 @@ fn a_revert_opens_the_gate_only_once_it_is_written() {
     gate.step(GateInput::Saw(Some(seen(Draining, 1, true))));
     assert!(gate.open(), "the stream is behind");
     gate.step(GateInput::Saw(Some(seen(Draining, 3, true))));
-    assert!(!gate.open(), "the next fence");
+    assert!(!gate.open(), "the next drain attempt");
 }
 
 #[test]
@@ -260,28 +260,28 @@ fn a_resource_that_is_gone_shuts_the_gate() {
     assert_eq!(gate.step(wanted()), GateOrder::Refresh);
 }
 
-// The fence.
+// The drain attempt.
 
 fn names(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(ToString::to_string).collect()
 }
 
 /// A drain attempt whose `draining` was written as version 2.
-fn fence() -> Drain {
-    let (mut fence, order) = Drain::begin(Rules::default(), seen(Active, 1, true), FRESH, "idle").unwrap();
+fn drain() -> Drain {
+    let (mut drain, order) = Drain::begin(Rules::default(), seen(Active, 1, true), FRESH, "idle").unwrap();
     assert!(
         matches!(order, DrainOrder::Write { expected, record } if expected == version(1) && record.phase == Draining && record.nonce == FRESH)
     );
-    assert_eq!(fence.step(DrainInput::Wrote(Ok(version(2)))), DrainOrder::ReadMembers);
-    fence
+    assert_eq!(drain.step(DrainInput::Wrote(Ok(version(2)))), DrainOrder::ReadMembers);
+    drain
 }
 
 /// The same, with these members asked.
 fn asking(members: &[&str]) -> Drain {
-    let mut fence = fence();
-    let order = fence.step(DrainInput::Members { members: names(members), fresh: Nonce(3) });
+    let mut drain = drain();
+    let order = drain.step(DrainInput::Members { members: names(members), fresh: Nonce(3) });
     assert_eq!(order, DrainOrder::Ask { members: names(members), nonce: FRESH });
-    fence
+    drain
 }
 
 fn reverts(order: &DrainOrder) -> bool {
@@ -300,71 +300,71 @@ fn a_fence_begins_only_where_there_is_something_to_put_to_zero() {
 
 #[test]
 fn a_commit_waits_for_every_member_and_stands_on_the_fences_own_version() {
-    let mut fence = asking(&["a", "b"]);
-    assert_eq!(fence.step(DrainInput::Confirmed("a".into())), DrainOrder::Nothing);
-    assert_eq!(fence.step(DrainInput::Confirmed("a".into())), DrainOrder::Nothing, "the same one again");
-    assert_eq!(fence.step(DrainInput::Confirmed("stranger".into())), DrainOrder::Nothing);
-    let order = fence.step(DrainInput::Confirmed("b".into()));
+    let mut drain = asking(&["a", "b"]);
+    assert_eq!(drain.step(DrainInput::Confirmed("a".into())), DrainOrder::Nothing);
+    assert_eq!(drain.step(DrainInput::Confirmed("a".into())), DrainOrder::Nothing, "the same one again");
+    assert_eq!(drain.step(DrainInput::Confirmed("stranger".into())), DrainOrder::Nothing);
+    let order = drain.step(DrainInput::Confirmed("b".into()));
     assert!(
         matches!(order, DrainOrder::Commit { expected, record } if expected == version(2) && record.phase == Asleep && record.nonce == FRESH)
     );
     let late = DrainInput::Refused { fresh: Nonce(4) };
-    assert_eq!(fence.step(late), DrainOrder::Nothing, "decided already");
-    assert_eq!(fence.step(DrainInput::Scaled(Ok(()))), DrainOrder::End(Outcome::Asleep));
+    assert_eq!(drain.step(late), DrainOrder::Nothing, "decided already");
+    assert_eq!(drain.step(DrainInput::Scaled(Ok(()))), DrainOrder::End(Outcome::Asleep));
 }
 
 #[test]
 fn a_commits_end_is_the_tries_end() {
     let table = [(Unwritten::Conflict, Outcome::Reverted), (Unwritten::Unknown, Outcome::Unknown)];
     for (why, outcome) in table {
-        let mut fence = asking(&["a"]);
-        fence.step(DrainInput::Confirmed("a".into()));
-        assert_eq!(fence.step(DrainInput::Scaled(Err(why))), DrainOrder::End(outcome), "{why:?}");
+        let mut drain = asking(&["a"]);
+        drain.step(DrainInput::Confirmed("a".into()));
+        assert_eq!(drain.step(DrainInput::Scaled(Err(why))), DrainOrder::End(outcome), "{why:?}");
     }
 }
 
 #[test]
 fn one_refusal_reverts_at_once() {
-    let mut fence = asking(&["a", "b"]);
-    assert!(reverts(&fence.step(DrainInput::Refused { fresh: Nonce(3) })));
-    assert_eq!(fence.step(DrainInput::Confirmed("b".into())), DrainOrder::Nothing, "too late");
-    assert_eq!(fence.step(DrainInput::Wrote(Ok(version(3)))), DrainOrder::End(Outcome::Reverted));
+    let mut drain = asking(&["a", "b"]);
+    assert!(reverts(&drain.step(DrainInput::Refused { fresh: Nonce(3) })));
+    assert_eq!(drain.step(DrainInput::Confirmed("b".into())), DrainOrder::Nothing, "too late");
+    assert_eq!(drain.step(DrainInput::Wrote(Ok(version(3)))), DrainOrder::End(Outcome::Reverted));
 }
 
 #[test]
 fn without_a_member_it_stays_awake() {
-    let mut fence = fence();
-    assert!(reverts(&fence.step(DrainInput::Members { members: names(&[]), fresh: Nonce(3) })));
+    let mut drain = drain();
+    assert!(reverts(&drain.step(DrainInput::Members { members: names(&[]), fresh: Nonce(3) })));
 }
 
 #[test]
 fn a_fence_that_could_not_be_written_is_over() {
     let table = [(Unwritten::Conflict, Outcome::Reverted), (Unwritten::Unknown, Outcome::Unknown)];
     for (why, outcome) in table {
-        let (mut fence, _) = Drain::begin(Rules::default(), seen(Active, 1, true), FRESH, "idle").unwrap();
-        assert_eq!(fence.step(DrainInput::Wrote(Err(why))), DrainOrder::End(outcome), "{why:?}");
+        let (mut drain, _) = Drain::begin(Rules::default(), seen(Active, 1, true), FRESH, "idle").unwrap();
+        assert_eq!(drain.step(DrainInput::Wrote(Err(why))), DrainOrder::End(outcome), "{why:?}");
     }
 }
 
 #[test]
 fn on_path_direct_the_route_is_switched_between_the_last_confirmation_and_the_commit() {
     let switching = || {
-        let mut fence = asking(&["a"]).switching();
-        assert_eq!(fence.step(DrainInput::Confirmed("a".into())), DrainOrder::Switch);
-        fence
+        let mut drain = asking(&["a"]).switching();
+        assert_eq!(drain.step(DrainInput::Confirmed("a".into())), DrainOrder::Switch);
+        drain
     };
-    let mut fence = switching();
-    assert_eq!(fence.step(DrainInput::Confirmed("a".into())), DrainOrder::Nothing, "a late answer");
-    let order = fence.step(DrainInput::Switched { idle: true, fresh: Nonce(3) });
+    let mut drain = switching();
+    assert_eq!(drain.step(DrainInput::Confirmed("a".into())), DrainOrder::Nothing, "a late answer");
+    let order = drain.step(DrainInput::Switched { idle: true, fresh: Nonce(3) });
     assert!(
         matches!(order, DrainOrder::Commit { expected, record } if expected == version(2) && record.nonce == FRESH)
     );
     assert!(reverts(&switching().step(DrainInput::Switched { idle: false, fresh: Nonce(3) })));
     let rules = Rules { switch_before_commit: false, ..Rules::default() };
-    let (fence, _) = Drain::begin(rules, seen(Active, 1, true), FRESH, "idle").unwrap();
-    let mut fence = fence.switching();
-    fence.step(DrainInput::Wrote(Ok(version(2))));
-    fence.step(DrainInput::Members { members: names(&["a"]), fresh: Nonce(3) });
-    let order = fence.step(DrainInput::Confirmed("a".into()));
+    let (drain, _) = Drain::begin(rules, seen(Active, 1, true), FRESH, "idle").unwrap();
+    let mut drain = drain.switching();
+    drain.step(DrainInput::Wrote(Ok(version(2))));
+    drain.step(DrainInput::Members { members: names(&["a"]), fresh: Nonce(3) });
+    let order = drain.step(DrainInput::Confirmed("a".into()));
     assert!(matches!(order, DrainOrder::Commit { .. }), "with the rule left out");
 }

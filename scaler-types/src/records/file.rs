@@ -74,7 +74,7 @@ pub(super) fn decode_name(text: &str) -> Option<String> {
 }
 
 /// Locks a file, made where it is missing, until the handle is dropped. Waiting costs a thread of the blocking pool, but
-/// only while somebody else has the lock; given up, the wait goes on unseen and lets go at once.
+/// only while another holder has the lock; a cancelled wait goes on in the background and frees the lock at once.
 ///
 /// # Errors
 ///
@@ -91,7 +91,7 @@ pub async fn hold(path: PathBuf) -> Result<File> {
     }
 }
 
-/// As [`hold`], if nobody has the lock.
+/// As [`hold`], if the lock is free.
 ///
 /// # Errors
 ///
@@ -110,8 +110,8 @@ fn open_lock(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).truncate(false).write(true).open(path)
 }
 
-/// Reads a resource's file. Missing: nobody has written yet. Empty: the host went down before the disk had it, and what
-/// ran then does not run now.
+/// Reads a resource's file. Missing: it was never written. Empty: the host went down before the disk had it, and
+/// processes of that time do not run now.
 pub(super) fn load<U: DeserializeOwned>(path: &Path) -> Result<StoredRecord<U>> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
@@ -139,7 +139,7 @@ impl<U> StoredRecord<U> {
         Version(self.version.to_string())
     }
 
-    /// A version that was never there before, also where somebody deleted the file meanwhile: a record that is begun anew
+    /// A version that was never there before, even if the file was deleted meanwhile: a record that is begun anew
     /// begins at the time, and no resource changes a thousand million times a second.
     pub(super) fn advance(&mut self) {
         self.version = match self.version {

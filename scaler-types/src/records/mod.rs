@@ -72,16 +72,16 @@ struct Shared {
     queues: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
-/// What is stored of a resource.
+/// The stored state of a resource.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stored<U> {
-    /// Its record; the default one where nobody has written yet.
+    /// Its record; the default one if it was never written.
     pub record: Record,
     /// Changes whenever `record` or `up` do.
     pub version: Version,
-    /// What runs, or is about to.
+    /// The running instance, or one about to run.
     pub up: Option<U>,
-    /// What a scale to zero has taken down and nobody has reported stopped. It counts as gone.
+    /// The instance that a scale to zero took down and that is not reported stopped yet. It counts as gone.
     pub leaving: Option<U>,
 }
 
@@ -119,7 +119,7 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Records<U> {
         Ok(Self { shared: Arc::new(shared), up: std::marker::PhantomData })
     }
 
-    /// What is stored of a resource now.
+    /// The stored state of a resource now.
     ///
     /// # Errors
     ///
@@ -151,8 +151,8 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Records<U> {
     ///
     /// # Errors
     ///
-    /// `Conflict`, with nothing written, if the version is another by now; `Conflict` too if somebody wrote the record while
-    /// this waited for its turn: what is to be done is theirs.
+    /// `Conflict`, with nothing written, if the version is another by now; `Conflict` too if another write changed the
+    /// record while this waited for its turn: the next step is that writer's.
     pub async fn begin(&self, request: &ScaleRequest) -> Result<Turn<U>, ScaleError> {
         let name = self.name(&request.id)?;
         self.edit(&name, |stored| {
@@ -169,7 +169,7 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Records<U> {
         turn.ok_or(ScaleError::Conflict)
     }
 
-    /// The resource's turn without a scale, if nobody has it: to finish what a crash left.
+    /// The resource's turn without a scale, if it is free: to finish what a crash left.
     ///
     /// # Errors
     ///
@@ -205,13 +205,13 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Records<U> {
         }
     }
 
-    /// Waits until something changed after `cursor`, and tells what and the next cursor. Cursor 0 is answered at once.
+    /// Waits until something changed after `cursor`, and returns the changes and the next cursor. Cursor 0 returns at once.
     /// Nothing is missed as long as what is listed is read after this has returned.
     pub async fn changed(&self, cursor: u64) -> Changed {
         self.shared.watch.changed(cursor).await
     }
 
-    /// Stops watching: [`changed`](Self::changed) tells nothing new from now on.
+    /// Stops watching: [`changed`](Self::changed) reports nothing new from now on.
     pub fn close(&self) {
         self.shared.watch.close();
     }
@@ -285,12 +285,12 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Turn<U> {
         self.up.as_ref()
     }
 
-    /// What a scale to zero has taken down and is still to be stopped, before anything is started.
+    /// The instance that a scale to zero took down and that is still to be stopped, before anything is started.
     pub fn leaving(&self) -> Option<&U> {
         self.leaving.as_ref()
     }
 
-    /// What was [leaving](Self::leaving) is gone.
+    /// Records that the [leaving](Self::leaving) instance is gone.
     ///
     /// # Errors
     ///
@@ -312,7 +312,7 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Turn<U> {
     ///
     /// # Errors
     ///
-    /// `Conflict`, with nothing written, if somebody wrote the record meanwhile: what was started is to be taken back.
+    /// `Conflict`, with nothing written, if another write changed the record meanwhile: stop what was started.
     pub async fn started(&mut self, up: U) -> Result<(), ScaleError> {
         self.records
             .edit(&self.name, |stored| {

@@ -27,8 +27,7 @@ pub struct Changed {
     pub names: Option<BTreeSet<String>>,
 }
 
-/// Counts the changes of a folder. Whoever asks says up to where it knows, so that an answer that got lost on its way
-/// costs nothing.
+/// Counts the changes of a folder. Each caller passes the count it knows, so that an answer lost on its way costs nothing.
 pub(super) struct Watch {
     log: Arc<watch::Sender<Log>>,
     pump: JoinHandle<()>,
@@ -135,7 +134,7 @@ fn events(inotify: &OwnedFd) -> io::Result<Vec<Option<String>>> {
             Err(_) if !names.is_empty() => return Ok(names),
             Err(error) => return Err(error.into()),
         }
-        // One buffer's worth at a time, so that what is known is told.
+        // One buffer's worth at a time, so that known changes are reported.
         if reader.is_buffer_empty() && !names.is_empty() {
             return Ok(names);
         }

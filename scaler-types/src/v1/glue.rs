@@ -161,8 +161,7 @@ fn runtime<S: ResourceScaler>(host: Host) -> Runtime {
         .expect("the plugin's runtime starts its threads")
 }
 
-/// An author's instance, as the host holds it. Whatever the host does with it, the author's code runs (and is dropped)
-/// on the plugin's threads alone.
+/// An author's instance, as the host holds it. The author's code runs (and is dropped) on the plugin's threads alone.
 struct Guarded<S: ResourceScaler> {
     /// There until `drop`.
     scaler: Option<Arc<S>>,

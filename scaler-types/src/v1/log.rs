@@ -51,7 +51,7 @@ pub(super) fn install(host: Host, kind: &'static str) {
     }));
 }
 
-/// What a panic said.
+/// A panic's message.
 pub(super) fn text(payload: &(dyn Any + Send)) -> &str {
     payload
         .downcast_ref::<&str>()

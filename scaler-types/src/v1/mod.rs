@@ -9,7 +9,7 @@
 //! Plugin authors need none of this: see [`ResourceScaler`](crate::ResourceScaler) and
 //! [`export_resource_scaler!`](crate::export_resource_scaler).
 //!
-//! Nothing in this file may change any more. What a later version needs is `v2` beside it, which the host tries first.
+//! This file may not change any more. A later version adds `v2` beside it, which the host tries first.
 
 // `#[sabi_trait]` of abi_stable 0.11 expands to unsafe code and to a non-local impl.
 #![allow(non_local_definitions, unsafe_code)]
@@ -37,7 +37,7 @@ pub type Call<T> = FfiFuture<RResult<T, RString>>;
 /// An instance, as the host holds it.
 pub type BoxScaler = Scaler_TO<RBox<()>>;
 
-/// What a library exports: its root module.
+/// A library's export: its root module.
 #[repr(C)]
 #[derive(StableAbi)]
 #[sabi(kind(Prefix(prefix_ref = ModuleRef)))]
@@ -57,7 +57,7 @@ pub trait Scaler: Send + Sync + 'static {
     fn call(&self, method: RString, argument: RVec<u8>) -> Call<RVec<u8>>;
 }
 
-/// What the host lends to a plugin.
+/// The functions that the host lends to a plugin.
 #[repr(C)]
 #[derive(StableAbi, Clone, Copy)]
 pub struct Host {
@@ -91,7 +91,7 @@ impl RootModule for ModuleRef {
     const VERSION_STRINGS: VersionStrings = VersionStrings::new("1.0.0");
 }
 
-/// What [`export_resource_scaler!`](crate::export_resource_scaler) expands to. Not part of the interface.
+/// The items used by [`export_resource_scaler!`](crate::export_resource_scaler). Not part of the interface.
 #[doc(hidden)]
 pub mod __private {
     pub use super::glue::{header, valid_kind};

@@ -36,7 +36,7 @@ pub const RESOURCE_SCALER: &str = "resource_scaler";
 /// The argument of [`Module::create`](super::Module::create).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CreateRequest<C = PluginContext> {
-    /// What the instance is to be: [`RESOURCE_SCALER`]. A plugin that is not answers [`Fault::Unsupported`].
+    /// The instance's interface: [`RESOURCE_SCALER`]. A plugin without it answers [`Fault::Unsupported`].
     pub interface: String,
     /// What it starts with.
     #[serde(flatten)]
@@ -58,7 +58,7 @@ pub struct CompareAndSet {
     pub id: ResourceId,
     /// The version it must still have.
     pub expected: Version,
-    /// What is to be written.
+    /// The record to write.
     pub record: Record,
 }
 
@@ -68,7 +68,7 @@ pub struct PublishEvent {
     /// Which resource.
     #[serde(flatten)]
     pub id: ResourceId,
-    /// What is to be published.
+    /// The event to publish.
     pub event: ResourceEvent,
 }
 
@@ -98,7 +98,7 @@ impl Fault {
         serde_json::to_string(self).expect("texts and numbers have a JSON form")
     }
 
-    /// What crossed. A kind of fault that this build does not know is a failure with its text.
+    /// The fault in this JSON. A kind of fault that this build does not know is a failure with its text.
     pub fn from_json(json: &str) -> Self {
         serde_json::from_str(json).unwrap_or_else(|_| Fault::Failed(json.to_owned()))
     }

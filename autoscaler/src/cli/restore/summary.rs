@@ -1,6 +1,6 @@
-//! What came of a restore.
+//! The result of a restore.
 
-/// What came of it.
+/// The counts of a restore.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Summary {
     pub(super) restored: usize,

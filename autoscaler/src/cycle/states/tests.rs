@@ -265,15 +265,16 @@ fn a_scale_that_fails_is_tried_again_after_a_growing_pause() {
 #[test]
 fn stale_records_are_repaired() {
     let mut scene = Scene::new();
-    let mended = |work: &PlannedWork| work.repairs.iter().map(|mend| mend.record.phase).collect::<Vec<_>>();
+    let repaired =
+        |work: &PlannedWork| work.repairs.iter().map(|repair| repair.record.phase).collect::<Vec<_>>();
     // A drain attempt of a process that is gone.
     scene.record(Phase::Draining, 1);
     let work = scene.cycle(SECOND);
-    assert_eq!(mended(&work), [Phase::Active]);
+    assert_eq!(repaired(&work), [Phase::Active]);
     assert_eq!(work.repairs[0].expected, scene.hello.version);
     // Scaled up by hand.
     scene.record(Phase::Asleep, 1);
-    assert_eq!(mended(&scene.cycle(SECOND)), [Phase::Active]);
+    assert_eq!(repaired(&scene.cycle(SECOND)), [Phase::Active]);
     scene.record(Phase::Asleep, 0);
     assert!(scene.cycle(SECOND).repairs.is_empty());
     // A wake takes its time, counted from when this process saw it.
@@ -281,7 +282,7 @@ fn stale_records_are_repaired() {
         scene.record(Phase::Waking, replicas);
         assert!(scene.cycle(WINDOW).repairs.is_empty());
         assert!(scene.cycle(5 * MINUTE).repairs.is_empty());
-        assert_eq!(mended(&scene.cycle(SECOND)), [end]);
+        assert_eq!(repaired(&scene.cycle(SECOND)), [end]);
         // Another wake has another nonce.
         scene.record(Phase::Waking, replicas);
         assert!(scene.cycle(SECOND).repairs.is_empty());

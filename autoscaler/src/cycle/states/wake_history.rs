@@ -12,7 +12,7 @@ const SPAN: Duration = Duration::from_secs(3600);
 /// The shortest interval between two reports of one resource.
 const REPORT_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
-/// What this process saw of a resource's sleeps and wakes.
+/// The sleeps and wakes of a resource that this process saw.
 #[derive(Debug, Default)]
 pub(crate) struct WakeHistory {
     /// Since when it is asleep, and for how long it had been idle by then.

@@ -30,7 +30,7 @@ const MAX_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long one write may take at least: the propagation delay may be shorter than any call.
 const MIN_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a call is for.
+/// The purpose of a call.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum CallKind {
     SetBackend(Backend),
@@ -39,7 +39,7 @@ pub(super) enum CallKind {
     Wake,
 }
 
-/// What a task has done.
+/// The result of a task.
 #[derive(Debug)]
 pub(super) enum CallResult {
     Called(Result<(), ScaleError>),

@@ -1,5 +1,5 @@
 //! The last reports of DLXs that stop: each DLX is asked for one as soon as it is registered, and answers after its last request.
-//! What it counted is then not lost with it.
+//! Its counts are then not lost with it.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -27,7 +27,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// any notice.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What the leader knows of the DLXs that came and went.
+/// The leader's knowledge of the DLXs that came and went.
 #[derive(Debug, Default)]
 pub(super) struct LastReports {
     /// By name.

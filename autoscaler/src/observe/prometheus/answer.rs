@@ -1,4 +1,4 @@
-//! What Prometheus answers to an instant query.
+//! Prometheus' answer to an instant query.
 
 use std::{borrow::Cow, fmt};
 
@@ -78,7 +78,7 @@ pub(super) fn for_each_result(
     Ok(())
 }
 
-/// What an answer with another status than 200 says is wrong.
+/// The error text of an answer with another status than 200.
 pub(super) fn error_text(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Refusal {

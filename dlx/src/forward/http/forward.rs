@@ -281,7 +281,7 @@ fn outgoing(
     (Request::from_parts(parts, RequestBody::from_client(body, context)), switch)
 }
 
-/// What happens to the headers about the client.
+/// How the headers about the client are forwarded.
 ///
 /// On a resource's own port they are passed on as the resource would get them without the DLX, and the resource decides
 /// whom to trust; with trusted proxies, those of other peers are replaced, on every port.
@@ -321,7 +321,7 @@ async fn send(
     let http10 = request.version() == Version::HTTP_10;
     let (response, connection) = context.pool.send(target, request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        // What follows is another protocol, which was not requested.
+        // The upstream switched to a protocol that was not requested.
         return Err(Unsent::Perhaps(UpstreamError::UnrequestedSwitch));
     }
     if coded(response.headers()) {

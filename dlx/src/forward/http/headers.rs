@@ -120,7 +120,7 @@ fn named(headers: &HeaderMap) -> Vec<HeaderName> {
     names.filter(|name| !NEVER_NAMED.contains(name) && !is_about_client(name)).collect()
 }
 
-/// Whether a field is about the client. `_` equals `-`: CGI, WSGI and PHP do not tell them apart.
+/// Whether a field is about the client. `_` equals `-`: CGI, WSGI and PHP treat them alike.
 fn is_about_client(name: &HeaderName) -> bool {
     let is = |byte: u8, wanted: u8| byte == wanted || byte == b'_' && wanted == b'-';
     let begins = |with: &str| {

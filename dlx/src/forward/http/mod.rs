@@ -31,7 +31,7 @@ use crate::{
     identify::{Identifier, Origin},
 };
 
-/// What the requests of one connection have in common.
+/// The state that the requests of one connection share.
 #[derive(Debug)]
 pub(crate) struct ConnectionContext {
     /// Their origin.

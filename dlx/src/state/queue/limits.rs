@@ -8,7 +8,7 @@ use std::sync::{
 use super::shares::{Full, NamespaceShare, NamespaceShares, fits};
 use crate::state::ResourceHandle;
 
-/// What one resource may hold.
+/// The limits of one resource's held requests.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HoldLimits {
     /// Requests.
@@ -17,7 +17,7 @@ pub(crate) struct HoldLimits {
     pub(crate) bytes: u64,
 }
 
-/// What all resources hold together.
+/// The held requests of all resources together.
 #[derive(Debug)]
 pub(crate) struct HeldTotals {
     limits: HoldLimits,
@@ -26,7 +26,7 @@ pub(crate) struct HeldTotals {
     shares: Arc<NamespaceShares>,
 }
 
-/// A held request's part of the limits; given back when dropped.
+/// A held request's part of the limits; freed when dropped.
 #[derive(Debug)]
 pub(crate) struct Reservation {
     resource: Arc<ResourceHandle>,

@@ -39,7 +39,7 @@ struct Inner {
     emptying: Option<Instant>,
 }
 
-/// What happens to a held request.
+/// The outcome for a held request.
 #[derive(Debug)]
 pub(crate) enum Dispatch {
     /// Try to enter; the permit is free again when it is dropped.

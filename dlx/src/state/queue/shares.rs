@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-/// What the resources of one namespace hold. Kept by each of them.
+/// The requests held for the resources of one namespace. Each of them keeps it.
 #[derive(Debug)]
 pub(crate) struct NamespaceShare {
     pub(super) namespace: String,

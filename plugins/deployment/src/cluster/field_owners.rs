@@ -81,7 +81,7 @@ fn is_worth_retrying(error: &kube::Error) -> bool {
 }
 
 fn patch(meta: &ObjectMeta, list: &[ManagedFieldsEntry]) -> Patch<()> {
-    // A list that says nothing would leave all as it is.
+    // An empty list would leave all as it is.
     let list = if list.is_empty() { json!([{}]) } else { json!(list) };
     let operations = json!([
         {"op": "test", "path": "/metadata/uid", "value": meta.uid},

@@ -73,7 +73,7 @@ impl ClusterApi {
                  --kubeconfig-path or KUBECONFIG",
             )?,
         };
-        // What makes sense to be tried again is known here, and when.
+        // This plugin decides which calls to retry, and when.
         config.default_retry = false;
         config.connect_timeout = Some(CALL_TIMEOUT);
         // The part before the slash becomes the field manager of what is written.
@@ -140,7 +140,7 @@ impl ClusterApi {
     ///
     /// # Errors
     ///
-    /// The API cannot tell.
+    /// The API gave no answer.
     pub(crate) async fn find(
         &self,
         group: &str,
@@ -212,7 +212,7 @@ pub(crate) fn is_invalid(error: &kube::Error) -> bool {
     code(error) == 422
 }
 
-/// Somebody else wrote at the same time.
+/// Another writer wrote at the same time.
 pub(crate) fn is_conflict(error: &kube::Error) -> bool {
     code(error) == 409
 }
@@ -233,7 +233,7 @@ pub(crate) fn may_have_applied(error: &kube::Error) -> bool {
     matches!(code(error), 0 | 500..)
 }
 
-/// An error of a call as a plugin tells it, where it says no more than that the call did not work.
+/// A plugin's error for a failed call that has no more specific reason.
 pub(crate) fn retry_error(error: &kube::Error, doing: &str) -> ScaleError {
     let after = match error {
         kube::Error::Api(status) => status.details.as_ref().map_or(0, |details| details.retry_after_seconds),
@@ -243,7 +243,7 @@ pub(crate) fn retry_error(error: &kube::Error, doing: &str) -> ScaleError {
     ScaleError::Retry { after, reason: format!("{doing}: {}", describe_error(error)) }
 }
 
-/// The error of a write as a plugin tells it. `strict`: the write said what it was decided on, so that an object it does not
+/// A plugin's error for a failed write. `strict`: the write named the state it was decided on, so an object it does not
 /// fit is another one by now.
 pub(crate) fn write_error(error: &kube::Error, doing: &str, strict: bool) -> ScaleError {
     if is_missing(error) || is_conflict(error) || strict && is_invalid(error) {

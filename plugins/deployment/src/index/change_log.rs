@@ -14,7 +14,7 @@ pub(crate) struct ChangeLog {
     by_number: BTreeMap<u64, ResourceId>,
     of: HashMap<ResourceId, u64>,
     gone: BTreeMap<u64, ResourceId>,
-    /// What was before this is no longer known in full.
+    /// Changes before this are no longer known in full.
     floor: u64,
 }
 
@@ -48,7 +48,7 @@ impl ChangeLog {
         self.last + 1
     }
 
-    /// What changed and what went since, or `None`: the cursor is too old.
+    /// The changed and the removed resources since then, or `None`: the cursor is too old.
     pub(crate) fn since(&self, cursor: u64) -> Option<(Vec<ResourceId>, Vec<ResourceId>)> {
         if cursor == 0 || cursor > self.cursor() || cursor <= self.floor {
             return None;

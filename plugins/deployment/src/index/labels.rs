@@ -39,7 +39,7 @@ impl<T: Clone + Ord + std::hash::Hash> SelectorIndex<T> {
             }
             self.remove(&one);
         }
-        // Under the rarest of its labels: a label that everybody has tells nothing.
+        // Under the rarest of its labels: a label that all have selects nothing.
         let rarest = wanted
             .iter()
             .map(|(key, value)| (namespace.clone(), Some((key.clone(), value.clone()))))

@@ -27,7 +27,7 @@ pub(crate) struct ListedWorkload {
 /// Works out how the daemons see a workload.
 pub(crate) type Project = fn(&State, &ResourceId) -> Projection;
 
-/// What follows from all that is known of a workload.
+/// The resource derived from all known objects of a workload.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Projection {
     /// As the daemons see it; `None`: there is no such one, or it is not managed.

@@ -32,7 +32,7 @@ pub(crate) struct Pods {
 /// Pods of one workload that may be from before a sleep.
 #[derive(Debug, Default)]
 struct Suspects {
-    /// Grows whenever the workload is seen at zero: what was read before says nothing after.
+    /// Grows whenever the workload is seen at zero: earlier reads are not valid after it.
     sleeps: u64,
     pods: BTreeMap<String, ObjectName>,
 }

@@ -8,7 +8,7 @@ use std::{
 /// So often it may be removed; then the Service is not intercepted for a while.
 pub(crate) const MAX_LOSSES: u32 = 3;
 
-/// What happened before that is forgotten, if nothing more came.
+/// Earlier removals are forgotten after this, if no more came.
 const SUSPENSION: Duration = Duration::from_secs(3600);
 
 /// How often the key was removed, by the Service's uid.

@@ -25,11 +25,11 @@ use crate::{
 /// trying; the daemon's start does not hang for it.
 const START_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// What a start gives.
+/// The result of a start.
 pub(crate) struct Started {
     /// All that is known; it is all there is.
     pub(crate) store: Arc<Store>,
-    /// What keeps it so.
+    /// The tasks that keep it up to date.
     pub(crate) tasks: JoinSet<()>,
 }
 
@@ -121,7 +121,7 @@ impl Watches<'_> {
         self.firsts.push((what, verbs, watch.spawn(&self.store, &mut self.tasks)));
     }
 
-    /// What is watched where Services are intercepted.
+    /// The watches where Services are intercepted.
     fn spawn_interception(&mut self, config: &PluginConfig) {
         let cluster = self.cluster;
         let what = "endpointslices.discovery.k8s.io";
@@ -140,7 +140,7 @@ impl Watches<'_> {
         }
     }
 
-    /// What is watched where it exists and is allowed.
+    /// The watches of kinds that exist and are allowed.
     async fn spawn_optional(&mut self, config: &PluginConfig) -> Result<()> {
         let cluster = self.cluster;
         let what = "ingresses.networking.k8s.io";

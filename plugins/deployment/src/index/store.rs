@@ -73,9 +73,9 @@ pub(crate) struct Store {
     changed: watch::Sender<u64>,
 }
 
-/// What is known, behind its lock.
+/// The index's state, behind its lock.
 pub(crate) struct State {
-    /// What the namespace file says.
+    /// The namespace file's configuration.
     pub(crate) config: Arc<PluginConfig>,
     /// Why nothing is managed in the daemons' own namespace, if so.
     pub(crate) missing_pod_label: Option<MissingPodLabel>,
@@ -90,11 +90,11 @@ pub(crate) struct State {
     hpas: ObjectTable<OtherAutoscaler>,
     scaled_objects: ObjectTable<OtherAutoscaler>,
     namespaces: ObjectTable<NamespaceAnnotations>,
-    /// What is known of intercepted Services.
+    /// The state of intercepted Services.
     pub(crate) interception: InterceptionState,
     in_namespace: HashMap<Arc<str>, BTreeSet<ResourceId>>,
     labelled: LabelIndex<ResourceId>,
-    /// Who asks for a host by annotation.
+    /// The resources that ask for a host by annotation.
     asking: HashMap<(Arc<str>, String), BTreeSet<ResourceId>>,
     routes_in: HashMap<Arc<str>, BTreeSet<(bool, Arc<str>)>>,
     services_by: SelectorIndex<ObjectName>,
@@ -113,7 +113,7 @@ pub(crate) struct State {
     touches: u64,
 }
 
-/// What this process saw of a workload's specification.
+/// A workload's specification, as this process saw it.
 #[derive(Debug)]
 struct Seen {
     uid: String,
@@ -204,7 +204,7 @@ impl Store {
         })
     }
 
-    /// What changed since the cursor; waits for it.
+    /// The changes since the cursor; waits for them.
     pub(crate) async fn changes(&self, cursor: u64) -> Changes {
         let mut changed = self.changed();
         loop {

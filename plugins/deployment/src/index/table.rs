@@ -15,7 +15,7 @@ pub(crate) struct ObjectTable<F> {
     gone_in_order: VecDeque<String>,
 }
 
-/// Who tells a state.
+/// The origin of a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StateOrigin {
     /// The stream.
@@ -79,7 +79,7 @@ impl<F: TrimmedObject> ObjectTable<F> {
         }
     }
 
-    /// What a complete list, of that revision, says is gone.
+    /// The objects missing from a complete list of that revision.
     pub(crate) fn missing(&self, listed: &HashSet<ObjectName>, revision: u64) -> Vec<(ObjectName, String)> {
         let newer = |fact: &F| revision > 0 && fact.meta().revision > revision;
         let gone = self.all.iter().filter(|(name, fact)| !listed.contains(*name) && !newer(fact));

@@ -1,4 +1,4 @@
-//! What is kept of the cluster's objects: what something here depends on, and no more.
+//! The fields kept of the cluster's objects: only those that this plugin depends on.
 
 pub(crate) mod annotations;
 pub(crate) mod host_name;
@@ -36,10 +36,10 @@ pub(crate) use slice::{
 };
 pub(crate) use workload::{COMPONENT, Kind, Workload, is_scaler};
 
-/// What identifies an object among those of its table.
+/// The key of an object in its table.
 pub(crate) type ObjectName = (Arc<str>, Arc<str>);
 
-/// What every fact has: which object it is of, and of which state of it.
+/// The metadata of every object kept: its identity and its version.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Meta {
     /// Empty for what is in no namespace.

@@ -61,7 +61,7 @@ impl Owners {
     /// The list in which the field is theirs again and nothing is Scaler's; `None`: so it is.
     pub(crate) fn restored_list(&self, meta: &ObjectMeta, field: &str) -> Option<Vec<ManagedFieldsEntry>> {
         let mut all: Vec<_> = others(meta).cloned().collect();
-        // Whoever has written it since has it.
+        // A manager that has written the field since owns it.
         if !all.iter().any(|entry| owns(entry, field)) {
             for owner in &self.others {
                 let same = |entry: &&mut ManagedFieldsEntry| {

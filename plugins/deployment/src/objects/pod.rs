@@ -7,7 +7,7 @@ use k8s_openapi::{
 
 use super::{Labels, Meta};
 
-/// What is kept of a pod.
+/// The fields kept of a pod.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct PodObject {
     pub(crate) meta: Meta,
@@ -41,7 +41,7 @@ pub(crate) struct Container {
     pub(crate) init: bool,
     /// Its ports: name and number.
     pub(crate) ports: Vec<(String, u16)>,
-    /// What says that it is ready.
+    /// The probe that decides its readiness.
     pub(crate) probe: Option<ContainerProbe>,
     pub(crate) started: bool,
     /// Why it does not run, if so.
@@ -229,7 +229,7 @@ impl From<core::Probe> for ContainerProbe {
 impl From<IntOrString> for PortRef {
     fn from(port: IntOrString) -> Self {
         match port {
-            // A number that is no port is nobody's name either.
+            // A number that is no port is no port's name either.
             IntOrString::Int(number) => {
                 u16::try_from(number).map_or_else(|_| Self::Name(number.to_string()), Self::Number)
             }

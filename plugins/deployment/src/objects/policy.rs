@@ -4,11 +4,11 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 
 use super::{Labels, Meta, Selector};
 
-/// What is kept of a NetworkPolicy.
+/// The fields kept of a NetworkPolicy.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Policy {
     pub(crate) meta: Meta,
-    /// The pods it is about; one that says nothing is about all of its namespace.
+    /// The pods it selects; an empty selector selects all of its namespace.
     pub(crate) pods: Selector,
     /// It restricts connections to them, not only from them.
     pub(crate) ingress: bool,

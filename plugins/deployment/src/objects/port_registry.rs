@@ -31,7 +31,7 @@ pub(crate) struct PortHolder {
     pub(crate) port: String,
 }
 
-/// What is kept of one port.
+/// The fields kept of one port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PortEntry {
     /// Whose it is, or was.

@@ -10,7 +10,7 @@ use crate::ascii;
 /// The annotation.
 pub(crate) const ANNOTATION: &str = "scaler.dev/state";
 
-/// What the annotation holds.
+/// The content of the annotation.
 ///
 /// A daemon of an earlier version that writes it drops the fields that it does not know: a field that is added has to be one whose
 /// loss does no harm, or the record gets a new format.
@@ -18,8 +18,8 @@ pub(crate) const ANNOTATION: &str = "scaler.dev/state";
 pub(crate) struct StoredState {
     #[serde(flatten)]
     pub(crate) record: Record,
-    /// The uid of the object it was written on. On another one, as after a restore from a backup, only the record is believed, and what
-    /// was obeyed: the annotation with that wish came with it.
+    /// The uid of the object it was written on. On another object, as after a restore from a backup, only the record and
+    /// the obeyed `sleep-now` are valid: that annotation came with it.
     #[serde(default, deserialize_with = "tolerant::option", skip_serializing_if = "Option::is_none")]
     pub(crate) uid: Option<String>,
     /// The object's generation after this was written. Another one there: it was changed since (its specification;
@@ -41,8 +41,8 @@ pub(crate) struct StoredState {
     /// or if an intercepted Service has this record's nonce.
     #[serde(default, deserialize_with = "tolerant::option", skip_serializing_if = "Option::is_none")]
     pub(crate) replicas: Option<u32>,
-    /// Who owned the replicas (`metadata.managedFields`) when Scaler wrote them: should that daemon end before it has restored them
-    /// back, another one does.
+    /// Who owned the replicas (`metadata.managedFields`) when Scaler wrote them: if that daemon ends before it has
+    /// restored them, another one does.
     #[serde(
         rename = "managed_fields",
         default,
@@ -71,7 +71,7 @@ pub(crate) struct StoredState {
 #[error("the annotation {ANNOTATION} is not valid ({0}); it is ignored and will be overwritten")]
 pub(crate) struct UnreadableState(String);
 
-/// What a write makes of what was kept.
+/// The change that a write makes to the kept state.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RecordChange<'a> {
     /// The record to write.
@@ -81,7 +81,7 @@ pub(crate) struct RecordChange<'a> {
     pub(crate) generation: i64,
     /// The replicas it has now.
     pub(crate) replicas: u32,
-    /// At zero: the replicas it had before, where that is to be believed.
+    /// At zero: the replicas it had before, where the record of them is valid.
     pub(crate) before: Option<u32>,
     /// The replicas it will have.
     pub(crate) target: u32,
@@ -109,7 +109,7 @@ impl StoredState {
         })
     }
 
-    /// What is believed of it on the object of that uid.
+    /// The part of it that is valid on the object of that uid.
     pub(crate) fn restrict_to(self, uid: &str) -> Self {
         match &self.uid {
             Some(written_on) if written_on != uid => {
@@ -144,7 +144,7 @@ impl StoredState {
         self.generation == Some(generation)
     }
 
-    /// What is to be written instead.
+    /// The record to write instead.
     pub(crate) fn apply(&self, change: RecordChange<'_>) -> Self {
         let RecordChange { record, uid, generation, replicas, before, target, owners, sleep_now, spec, now } =
             change;
@@ -157,7 +157,7 @@ impl StoredState {
             // A drain and its revert are no change of the scale.
             _ => None,
         };
-        // What it had is known while it runs; at zero only this says it.
+        // The replicas are known while it runs; at zero only this field records them.
         let before = if replicas > 0 { Some(replicas) } else { before };
         Self {
             record: record.clone(),
@@ -224,7 +224,7 @@ mod tests {
         );
         assert_eq!((asleep.event, asleep.sleeps), (Some(ScaleEvent::ScaleToZeroCompleted), 1));
         assert!(asleep.has_obeyed("1") && !asleep.has_obeyed("2") && !draining.has_obeyed("1"));
-        // Another record at zero: what it had is handed on only if it was believed.
+        // Another record at zero: the replicas are carried over only if they were valid.
         let failed = record(Phase::Failed, 2);
         assert_eq!(asleep.apply(change(&failed, 5, 0, 0)).replicas, Some(3));
         let unconfirmed = RecordChange { before: None, ..change(&failed, 6, 0, 0) };

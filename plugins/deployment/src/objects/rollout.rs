@@ -13,7 +13,7 @@ const NO_DEADLINE: u64 = i32::MAX as u64;
 /// not known.
 ///
 /// The controller knows the pods of the current template by the newest ReplicaSet's `pod-template-hash`, or by the
-/// StatefulSet's `updateRevision`, and counts them. What it concludes at no replicas says nothing: a rollout that was scaled
+/// StatefulSet's `updateRevision`, and counts them. Its status at no replicas is no evidence: a rollout that was scaled
 /// to zero counts as complete.
 pub(crate) fn rollout(
     kind: &ApiResource,
@@ -48,7 +48,7 @@ pub(crate) fn rollout(
     Some(Rollout { revision: template, phase, status: waits, deadline: deadline.map(Duration::from_secs) })
 }
 
-/// What a status counts.
+/// The counts of a status.
 struct Counts<'a> {
     status: &'a Value,
     wanted: u64,
@@ -61,7 +61,7 @@ impl<'a> Counts<'a> {
         Self { status, wanted: replicas.into() }
     }
 
-    /// What is not there is zero: the API leaves zeros out.
+    /// A missing number is zero: the API leaves zeros out.
     fn number(&self, name: &str) -> u64 {
         self.status[name].as_u64().unwrap_or_default()
     }
@@ -85,7 +85,7 @@ impl<'a> Counts<'a> {
     fn stateful_set(&self, strategy: &Value) -> bool {
         let ready = self.number("readyReplicas");
         let same = self.status["currentRevision"] == self.status["updateRevision"];
-        // Whoever deletes the pods himself says when they are replaced.
+        // With `OnDelete` the user deletes the pods and so decides when they are replaced.
         if same || strategy["type"] == "OnDelete" {
             return ready > 0;
         }

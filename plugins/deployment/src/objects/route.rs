@@ -1,4 +1,4 @@
-//! What says that a host name belongs to a namespace, and where requests for it go: its Ingresses and HTTPRoutes.
+//! The Ingresses and HTTPRoutes: they assign a host name to a namespace, and its requests to Services.
 
 use std::collections::BTreeSet;
 
@@ -8,13 +8,13 @@ use serde_json::Value;
 
 use super::{Meta, ObjectName};
 
-/// What is kept of an Ingress or HTTPRoute.
+/// The fields kept of an Ingress or HTTPRoute.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct HostRoute {
     pub(crate) meta: Meta,
     /// Its host names, lower case; `*.example.com` is every one with a label before it.
     pub(crate) hosts: BTreeSet<String>,
-    /// Where it leads requests.
+    /// Its backends.
     pub(crate) rules: Vec<RouteRule>,
 }
 

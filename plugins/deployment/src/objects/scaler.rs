@@ -11,13 +11,13 @@ use super::Meta;
 pub(crate) struct OtherAutoscaler {
     pub(crate) meta: Meta,
     pub(crate) kind: AutoscalerKind,
-    /// What it scales: kind and name.
+    /// Its target: kind and name.
     pub(crate) target: (String, String),
     /// Whether it takes its workload to zero itself.
     pub(crate) scales_to_zero: bool,
 }
 
-/// What kind of scaler.
+/// The kind of a scaler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AutoscalerKind {
     Hpa,

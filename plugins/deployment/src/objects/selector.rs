@@ -15,7 +15,7 @@ pub(crate) struct Selector {
     rules: Vec<Rule>,
 }
 
-/// What is said of one label.
+/// A requirement on one label.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Rule {
     In(String, Vec<String>),
@@ -29,7 +29,7 @@ enum Rule {
 // === impl Selector ===
 
 impl Selector {
-    /// Whether it says nothing, and so selects nothing here.
+    /// Whether it is empty, and so selects nothing here.
     pub(crate) fn is_empty(&self) -> bool {
         self.equal.is_empty() && self.rules.is_empty()
     }

@@ -12,7 +12,7 @@ pub(crate) const SELECTOR_KEY_UNCOMMITTED: &str = "1";
 
 pub(crate) const SELECTOR: &str = "/spec/selector";
 
-/// What is kept of a Service.
+/// The fields kept of a Service.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Service {
     pub(crate) meta: Meta,
@@ -51,7 +51,7 @@ pub(crate) struct Service {
 pub(crate) struct ServicePort {
     /// Its name, empty where it has none.
     pub(crate) name: String,
-    /// What is spoken on it, where it says so.
+    /// Its application protocol, if set.
     pub(crate) protocol: String,
     /// The pods' port behind it.
     pub(crate) target: PortRef,
@@ -164,7 +164,7 @@ mod tests {
         );
         let labels = Labels::from([("app".to_owned(), "web".to_owned())]);
         assert!(intercepted.selects(&labels));
-        assert!(!service(spec(json!({SELECTOR_KEY: "1"}))).selects(&labels), "our key alone leads nowhere");
+        assert!(!service(spec(json!({SELECTOR_KEY: "1"}))).selects(&labels), "our key alone selects nothing");
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(crate) const OWNERS: &str = "scaler.dev/selector-managed-fields";
 /// The newest format that is read, and the one that is written.
 pub(crate) const NEWEST: u32 = 1;
 
-/// What is kept of an EndpointSlice.
+/// The fields kept of an EndpointSlice.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Slice {
     pub(crate) meta: Meta,
@@ -33,7 +33,7 @@ pub(crate) struct Slice {
     pub(crate) filled: bool,
     /// One of its endpoints is ready.
     pub(crate) ready: bool,
-    /// What it says, if it is one of ours.
+    /// Its content, if it is one of ours.
     pub(crate) ours: Option<DlxSlice>,
 }
 
@@ -49,7 +49,7 @@ pub(crate) struct DlxSlice {
     /// The DLXs' port for each of the Service's ports, by the name of that.
     pub(crate) ports: BTreeMap<String, u16>,
     pub(crate) endpoints: Vec<SliceEndpoint>,
-    /// Who owned the Service's selector.
+    /// The owners of the Service's selector.
     pub(crate) owners: Vec<ManagedFieldsEntry>,
 }
 

@@ -37,7 +37,7 @@ pub(crate) struct Kind {
     pub(crate) replicas_path: String,
 }
 
-/// What is kept of a workload.
+/// The fields kept of a workload.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Workload {
     pub(crate) meta: Meta,
@@ -61,16 +61,16 @@ pub(crate) struct Workload {
     pub(crate) stored: StoredState,
     /// The annotation holds an older record than that.
     pub(crate) stale: bool,
-    /// What is kept of its replicas is to be believed: it was written on the object as it is, or since then neither
+    /// The recorded replicas are valid: they were written on the object as it is, or since then neither
     /// record nor scale was seen to change.
     pub(crate) believed: bool,
-    /// What it had before its sleep, as this process knew it when another record was brought in: what that one keeps is not believed.
+    /// The replicas before its sleep, as this process knew them when another record was brought in: that record's are not valid.
     pub(crate) had: Option<u32>,
     /// Why the record's annotation cannot be read, if so.
     pub(crate) unreadable: Option<String>,
     /// Selects its pods.
     pub(crate) selector: Selector,
-    /// What its pods are labelled with.
+    /// The labels of its pods.
     pub(crate) labels: Labels,
     /// The ports that its pods will have by name; none: the object does not say how its pods will be.
     pub(crate) ports: Option<Vec<(String, u16)>>,
@@ -226,8 +226,8 @@ impl Workload {
         self.record_text().filter(|text| ascii::is_plain(text))
     }
 
-    /// Its state before was `old`: what was believed then still is if the record and the scale are the same. Whoever brings
-    /// back an old annotation (`rollout undo`) changes the record's text, deploying an image or annotating does not.
+    /// Its state before was `old`: replicas valid then are still valid if the record and the scale are the same.
+    /// Restoring an old annotation (`rollout undo`) changes the record's text; deploying an image or annotating does not.
     pub(crate) fn follows(&mut self, old: &Workload) {
         if old.meta.uid != self.meta.uid {
             return;

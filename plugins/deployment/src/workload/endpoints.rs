@@ -106,8 +106,8 @@ fn resolve(target: &PortRef, pod: &PodObject) -> Option<u16> {
     }
 }
 
-/// How the DLX finds out that the port is ready, and where if not there. What it cannot do itself is left to the
-/// kubelet: then the pod is listed only while that says it is ready.
+/// How the DLX probes the port, and where if not there. Probes the DLX cannot make are left to the kubelet: then the pod
+/// is listed only while the kubelet reports it ready.
 fn probe(pod: &PodObject, container: Option<&Container>, port: u16, ip: &str) -> (Probe, Option<String>) {
     let kubelets = (Probe::Listed, None);
     let others = pod

@@ -14,7 +14,7 @@ pub(crate) struct RefusedHost {
     pub(crate) why: String,
 }
 
-/// What decides which names are a workload's.
+/// The claims that decide which names are a workload's.
 struct Claims<'a> {
     namespace: &'a str,
     /// The cluster's domain.

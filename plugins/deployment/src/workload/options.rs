@@ -168,7 +168,7 @@ pub(crate) fn workload_options(state: &State, workload: &Workload) -> WorkloadOp
     options
 }
 
-/// What `scaler.dev/scale-to-zero` says.
+/// The value of `scaler.dev/scale-to-zero`.
 enum ScaleToZero {
     Never,
     /// With the metrics that the namespace file names.

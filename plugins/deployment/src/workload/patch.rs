@@ -9,7 +9,7 @@ use crate::objects::{
     record::{self, RecordChange, StoredState},
 };
 
-/// What is to be written.
+/// The patch to write.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct WorkloadPatch {
     pub(crate) operations: Value,
@@ -17,8 +17,8 @@ pub(crate) struct WorkloadPatch {
     pub(crate) stored: StoredState,
     /// The generation after it.
     pub(crate) generation: i64,
-    /// What the patch cannot test any other way than by `resourceVersion`: it may also fail for a change of the
-    /// status, and is then to be built anew.
+    /// It tests `resourceVersion`, the only way to test its condition: it may also fail for a change of the status, and
+    /// is then to be built anew.
     pub(crate) strict: bool,
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn replicas(workload: &Workload, target: Option<Target>) -> u32 {
         Some(Target::Exactly(count)) => count,
         Some(Target::AtLeast(_)) if now > 0 => now.max(at_least(target)),
         Some(Target::AtLeast(_)) => {
-            // What it had, unless that was written on another specification.
+            // The replicas before, unless they were written on another specification.
             let before = workload.replicas_before().unwrap_or(0);
             before.max(at_least(target))
         }

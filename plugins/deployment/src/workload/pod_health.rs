@@ -37,7 +37,7 @@ pub(crate) enum PodHealth {
 pub(crate) struct Baseline {
     /// How often containers had been started.
     restarts: HashMap<ContainerKey, i32>,
-    /// What had failed and was not tried again since, as far as this process saw.
+    /// The containers that had failed and were not retried since, as far as this process saw.
     failed: HashMap<ContainerKey, PastFailure>,
     /// Why pods could not be made.
     refused: Option<String>,
@@ -46,7 +46,7 @@ pub(crate) struct Baseline {
 /// A container: its pod's uid and its name.
 type ContainerKey = (String, String);
 
-/// What had failed.
+/// A past failure.
 #[derive(Clone, Debug)]
 struct PastFailure {
     reason: String,
@@ -77,7 +77,7 @@ pub(crate) fn assess_pods<'a>(
         PodHealth::Failed(reason)
     } else if let Some(refused) = workload.refused.as_ref().filter(|_| current) {
         let reason = format!("its pods cannot be created: {refused}");
-        // What is on its way out counts for a quota until it is gone.
+        // A terminating pod counts for a quota until it is gone.
         let leaving = pods.clone().any(|pod| !pod.alive());
         match is_verdict(refused) && !leaving && baseline.refused.as_ref() != Some(refused) {
             true => PodHealth::Failed(reason),

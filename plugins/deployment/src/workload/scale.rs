@@ -130,7 +130,7 @@ impl ScaleWriter {
                     let new = Workload::new(&workload.kind, object.clone());
                     if write.generation != new.generation {
                         // Something in between changes what is written (an admission webhook): what was kept is not
-                        // believed later, which is the safe side.
+                        // trusted later, which is the safe side.
                         tracing::debug!(resource = %id, expected = write.generation, is = new.generation, "a write gave another generation than expected");
                     }
                     self.observe_workload(new.clone());
@@ -148,7 +148,7 @@ impl ScaleWriter {
                 self.forget_workload(&workload);
                 return Err(missing(id));
             } else if cluster::is_invalid(&error) || cluster::is_conflict(&error) {
-                // Either it is another by now, or what was to be written is not valid: only a look tells.
+                // Either it is another by now, or the write is not valid: only a read shows which.
                 let now = match self.read_workload(id).await {
                     Ok(Some(now)) => now,
                     Ok(None) => return Err(missing(id)),
@@ -235,7 +235,7 @@ impl ScaleWriter {
         }
     }
 
-    /// What a workload is now, by the API server.
+    /// A workload's current state, read from the API server.
     ///
     /// # Errors
     ///

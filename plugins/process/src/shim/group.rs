@@ -31,7 +31,7 @@ struct Inner {
     asked: bool,
     /// Nothing of it may live on.
     killing: bool,
-    /// Who left the group, was adopted, and has been asked to end.
+    /// The processes that left the group, were adopted, and have been asked to end.
     told: Vec<Pid>,
 }
 
@@ -116,7 +116,7 @@ impl Inner {
             self.asked = true;
             let _ = kill_process_group(self.leader, Signal::KILL);
         }
-        // Children that nobody but this shim can reap, and that under this lock.
+        // Only this shim can reap these children, and only under this lock.
         for (child, _) in children() {
             let _ = kill_process(child, Signal::KILL);
         }

@@ -1,4 +1,4 @@
-//! Keeps one process: starts it, reaps it and what it leaves behind, ends it when told to, records how it ended.
+//! Keeps one process: starts it, reaps it and its orphans, ends it on request, records how it ended.
 //!
 //! It runs in a session of its own and outlives the daemon that started it. The lock it holds says "this run is alive" to
 //! every daemon of the host, and is the kernel's to free.
@@ -59,7 +59,7 @@ fn keep(words: &[OsString]) -> Result<(), String> {
     let mut word = String::new();
     let told = writeln!(io::stdout(), "{READY}").and_then(|()| io::stdin().lock().read_line(&mut word));
     if told.is_err() || word.trim_end() != GO {
-        // Whoever wanted the process is gone, and nobody knows of this run.
+        // The plugin is gone: this run never starts.
         let _ = fs::remove_file(&fifo);
         return Ok(());
     }

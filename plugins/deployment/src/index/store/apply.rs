@@ -139,7 +139,7 @@ impl State {
         }
     }
 
-    /// What a complete list of that revision says is gone.
+    /// The objects missing from a complete list of that revision.
     pub(crate) fn missing(
         &self,
         topic: ObjectType,
@@ -197,7 +197,7 @@ impl State {
         if let Some(old) = self.workloads[kind].put(workload).filter(|_| !same) {
             self.index_workload(&old, false);
             if let Some(now) = self.workloads[kind].get(&name).cloned() {
-                // What both have.
+                // Restores the entries that both have.
                 self.index_workload(&now, true);
             }
             self.touch_sharing(&old);

@@ -1,4 +1,4 @@
-//! What is known of intercepted Services.
+//! The state of intercepted Services.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -14,10 +14,10 @@ use crate::{
     objects::{IpFamily, Labels, ObjectName, Policy, PortRegistry, Service, Slice, Workload},
 };
 
-/// What says how late it is on this process's own clock, which never goes back.
+/// This process's own monotonic clock.
 pub(crate) type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
 
-/// What is known of intercepted Services.
+/// The state of intercepted Services.
 pub(crate) struct InterceptionState {
     /// How late it is.
     pub(crate) clock: Clock,
@@ -36,7 +36,7 @@ pub(crate) struct InterceptionState {
     intercepted_since: HashMap<ResourceId, Instant>,
 }
 
-/// What belongs to a Service, by that.
+/// The objects that belong to a Service, by its name.
 type Beside = HashMap<ObjectName, BTreeSet<ObjectName>>;
 
 // === impl InterceptionState ===
@@ -166,7 +166,7 @@ impl State {
         let differs = reached(&self.interception.dlxs) != reached(dlxs);
         self.interception.dlxs = dlxs.to_vec();
         if differs {
-            // Who is refused for that may be others now.
+            // Other resources may be refused for that now.
             let asking = self.listed.iter().filter(|(_, listed)| listed.wants_interception());
             for id in asking.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
                 self.touch(&id);
@@ -179,7 +179,7 @@ impl State {
         }
     }
 
-    /// What was long ago no longer counts.
+    /// Ends the suspensions whose time is over.
     pub(crate) fn resume_suspended(&mut self) {
         let now = self.interception.now();
         let over: BTreeSet<String> = self.interception.selector_conflicts.expire(now).into_iter().collect();

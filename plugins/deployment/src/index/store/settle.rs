@@ -137,7 +137,7 @@ impl State {
         }
     }
 
-    /// What changed since the cursor; `None`: nothing.
+    /// The changes since the cursor; `None`: none.
     pub(super) fn changes_since(&mut self, cursor: u64) -> Option<Changes> {
         self.settle();
         let now = (Timestamp::now(), self.interception.now());

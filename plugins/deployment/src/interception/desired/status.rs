@@ -19,9 +19,9 @@ use crate::{
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct WorkloadInterception {
     /// Its traffic mode.
-    pub(crate) path: TrafficMode,
+    pub(crate) traffic_mode: TrafficMode,
     /// As the daemons see it; none: nothing is intercepted or to be.
-    pub(crate) route: Option<Interception>,
+    pub(crate) interception: Option<Interception>,
     /// Since when all new connections go to the DLXs.
     pub(crate) intercepted_since: Option<Instant>,
     /// The DLXs' ports that are its own.
@@ -37,25 +37,27 @@ pub(crate) struct WorkloadInterception {
 impl WorkloadInterception {
     /// It is to be intercepted, or kept awake.
     pub(crate) fn is_requested(&self) -> bool {
-        self.route.as_ref().is_some_and(|route| route.requested)
+        self.interception.as_ref().is_some_and(|interception| interception.requested)
     }
 
     /// Why it is not, though they want it.
     pub(crate) fn refusal(&self) -> Option<&str> {
-        let route = self.route.as_ref().filter(|route| route.requested)?;
-        Some(route.refusal.as_str()).filter(|why| !why.is_empty())
+        let interception = self.interception.as_ref().filter(|interception| interception.requested)?;
+        Some(interception.refusal.as_str()).filter(|why| !why.is_empty())
     }
 
     /// Something of Scaler's is on its Services.
     pub(crate) fn is_touched(&self) -> bool {
-        self.route.as_ref().is_some_and(|route| route.backend != Backend::Workload)
+        self.interception.as_ref().is_some_and(|interception| interception.backend != Backend::Workload)
     }
 
     /// It is intercepted, in sync and not refused.
     pub(crate) fn is_fully_intercepted(&self) -> bool {
         self.intercepted_since.is_some()
-            && self.route.as_ref().is_some_and(|route| {
-                route.backend == Backend::Dlx && route.in_sync && route.refusal.is_empty()
+            && self.interception.as_ref().is_some_and(|interception| {
+                interception.backend == Backend::Dlx
+                    && interception.in_sync
+                    && interception.refusal.is_empty()
             })
     }
 }
@@ -75,28 +77,28 @@ pub(crate) fn interception_status(
     let requested = wanted || refusal.is_some();
     let services = state.services_of(workload);
     let ours: Vec<&DlxSlice> = services.iter().flat_map(|service| dlx_slices(state, service)).collect();
-    let leads = if services.iter().any(|service| service.intercepted) {
+    let backend = if services.iter().any(|service| service.intercepted) {
         Backend::Dlx
     } else if ours.is_empty() {
         Backend::Workload
     } else {
         Backend::Both
     };
-    let path = match options.intercept {
+    let traffic_mode = match options.intercept {
         InterceptMode::WhenAsleep if options.opted_in => TrafficMode::WhenAsleep,
         _ => TrafficMode::Always,
     };
     let id = workload.id();
-    let intercepted_since = state.interception.intercepted_since(&id).filter(|_| leads == Backend::Dlx);
+    let intercepted_since = state.interception.intercepted_since(&id).filter(|_| backend == Backend::Dlx);
     let lacks_ports = matches!(refusal, Some(InterceptionRefusal::NoPort(_)));
-    let route = (requested || leads != Backend::Workload).then(|| {
+    let interception = (requested || backend != Backend::Workload).then(|| {
         let ordinary = state.ordinary_services_of(workload);
         let dlxs: BTreeSet<&String> = ours.iter().flat_map(|ours| &ours.dlxs).collect();
         Interception {
             requested,
             refusal: refusal.map(InterceptionRefusal::text).unwrap_or_default(),
-            backend: leads,
-            in_sync: match leads {
+            backend,
+            in_sync: match backend {
                 Backend::Workload | Backend::Unknown => true,
                 Backend::Both => ordinary.iter().all(|service| is_complete(state, service)),
                 Backend::Dlx => {
@@ -111,7 +113,7 @@ pub(crate) fn interception_status(
         }
     });
     let ports = dlx_ports(state, workload, &services);
-    WorkloadInterception { path, route, intercepted_since, ports, lacks_ports, wanted }
+    WorkloadInterception { traffic_mode, interception, intercepted_since, ports, lacks_ports, wanted }
 }
 
 /// The ports of the DLXs that a Service's have now, if all of them have one.

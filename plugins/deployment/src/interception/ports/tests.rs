@@ -71,7 +71,7 @@ fn a_freed_port_is_quarantined() {
     assert_eq!(after(&quarantine, "a", Duration::ZERO), port, "its own it may have back");
     assert_eq!(after(&quarantine, "e", QUARANTINE - Duration::from_secs(1)), None);
     assert_eq!(after(&quarantine, "e", QUARANTINE), port);
-    // Seen again as it was: since then. Given back another time: from then on.
+    // Seen again as it was: since then. Freed another time: from then on.
     quarantine.follow(&freed, start + QUARANTINE);
     assert_eq!(after(&quarantine, "e", QUARANTINE), port);
     let mut again = PortDraft::new(&freed, RANGE, &quarantine, start);
@@ -81,7 +81,11 @@ fn a_freed_port_is_quarantined() {
     quarantine.follow(&again, start + QUARANTINE);
     assert_eq!(claim(&mut PortDraft::new(&again, RANGE, &quarantine, start + QUARANTINE), "e", "t5"), None);
     let fresh = PortQuarantine::default();
-    assert_eq!(after(&fresh, "e", QUARANTINE * 2), None, "who has not seen it given back waits");
+    assert_eq!(
+        after(&fresh, "e", QUARANTINE * 2),
+        None,
+        "a process that has not observed that it was freed waits"
+    );
 }
 
 #[test]
@@ -205,7 +209,7 @@ fn the_services_that_hold_a_port_are_counted_with_each_write() {
     assert!(registry.is_counted() && !PortDraft::new(&registry, RANGE, &quarantine, now).is_new());
     let mut draft = PortDraft::new(&registry, RANGE, &quarantine, now);
     draft.free("t1", |holder| holder.service == "a");
-    assert_eq!(draft.data()[INTERCEPTED], "1", "what was given back stands there, and does not count");
+    assert_eq!(draft.data()[INTERCEPTED], "1", "a freed port is listed, and does not count");
     let last = draft.patch().as_array().unwrap().last().cloned();
     assert_eq!(last, Some(json!({"op": "add", "path": "/data/intercepted", "value": "1"})));
     // Not there, as an earlier version leaves it, or wrong: written by whatever is written next.

@@ -195,13 +195,13 @@ fn none_is_refused_where_no_request_could_wake_it() {
     ];
     refused(&scene, &unreached);
     assert_eq!(scene.refusal().unwrap(), kept(&scene));
-    let look = scene.status().route.unwrap();
+    let look = scene.status().interception.unwrap();
     assert!(
         look.requested && look.backend == scaler_types::Backend::Workload,
         "who sleeps is woken: {look:?}"
     );
     assert!(scene.store.warnings().iter().any(|(_, one)| one.reason == "InterceptionRefused"));
-    // Its own Service leads to its pods.
+    // Its own Service selects its pods.
     scene.ingress("web", "shop.example.com", "web");
     refused(&scene, &unreached);
     // Another name for the DLXs' Service, as the chart makes one; before it is there, nobody is behind it.

@@ -24,7 +24,7 @@ fn intercepted_for(scene: &Scene) -> Duration {
 
 #[track_caller]
 fn route(scene: &Scene) -> Interception {
-    scene.status().route.unwrap()
+    scene.status().interception.unwrap()
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn where_it_leads_follows_from_the_key_and_the_slices() {
     assert_eq!(
         (route(&scene).backend, route(&scene).in_sync),
         (Backend::Dlx, false),
-        "the key alone leads nowhere"
+        "the key alone selects nothing"
     );
 }
 
