@@ -68,8 +68,11 @@ pub async fn answers_after_a_gap_in_its_watches(api: Options) -> bool {
         .await;
     }
     until("the second pod to be ready", || async {
-        let status = shop.object(&web).await.data["status"].clone();
-        if status["readyReplicas"] == 1 { Ok(()) } else { Err(status.to_string()) }
+        let web = shop.object(&web).await;
+        // Until it is observed, the status may still count the first pod.
+        let (status, generation) = (&web.data["status"], web.metadata.generation);
+        let observed = status["observedGeneration"].as_i64() == generation;
+        if observed && status["readyReplicas"] == 1 { Ok(()) } else { Err(status.to_string()) }
     })
     .await;
     shop.cluster().compact();
