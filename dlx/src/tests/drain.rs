@@ -31,6 +31,13 @@ struct Seen {
     served_asleep: usize,
 }
 
+impl Seen {
+    /// Enough attempts ended in either way.
+    fn is_enough(&self) -> bool {
+        self.commits >= 20 && self.reverts >= 5
+    }
+}
+
 /// Clients that never retry, and an autoscaler that tries to scale the resource to zero all the time.
 async fn cycles(rules: Rules, clients: usize, commits: usize) -> Seen {
     let up = Arc::new(AtomicBool::new(false));
@@ -87,7 +94,8 @@ async fn cycles(rules: Rules, clients: usize, commits: usize) -> Seen {
     }
     let mut seen = Seen::default();
     let end = Instant::now() + EVENT_TIMEOUT;
-    while seen.commits < commits && Instant::now() < end {
+    // On a busy machine it goes on until enough has happened.
+    while seen.commits < commits && (Instant::now() < end || !seen.is_enough()) {
         let Some((nonce, version)) = site.plugin.begin_drain("a") else {
             tokio::task::yield_now().await;
             continue;
@@ -143,7 +151,7 @@ async fn read_answer(stream: &mut tokio::net::TcpStream) -> Option<String> {
 async fn no_request_is_lost_or_served_asleep_in_cycles_under_load() {
     let seen = cycles(Rules::default(), 6, 200).await;
     assert_eq!((seen.not_answered, seen.served_asleep), (0, 0), "{seen:?}");
-    assert!(seen.commits >= 20 && seen.reverts >= 5 && seen.requests >= 200, "too little happened: {seen:?}");
+    assert!(seen.is_enough() && seen.requests >= 200, "too little happened: {seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
