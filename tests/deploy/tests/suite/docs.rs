@@ -14,19 +14,51 @@ fn read(path: &Path) -> String {
 
 /// The pages that link to each other.
 fn pages() -> Vec<PathBuf> {
-    let mut pages = vec![
-        root().join("README.md"),
-        root().join("ARCHITECTURE.md"),
-        root().join("deploy/manifests/README.md"),
-        root().join("deploy/helm/scaler/README.md"),
-        root().join("examples/kubernetes/README.md"),
-        root().join("plugins/deployment/README.md"),
-    ];
-    for folder in ["docs/kubernetes", "docs/reference"] {
-        let docs = fs::read_dir(root().join(folder)).expect(folder);
-        pages.extend(docs.map(|entry| entry.expect("a page").path()));
+    let mut pages = documentation();
+    pages.extend(
+        [
+            "README.md",
+            "ARCHITECTURE.md",
+            "deploy/manifests/README.md",
+            "deploy/helm/scaler/README.md",
+            "examples/kubernetes/README.md",
+            "plugins/deployment/README.md",
+        ]
+        .map(|page| root().join(page)),
+    );
+    pages
+}
+
+/// The pages below docs/.
+fn documentation() -> Vec<PathBuf> {
+    let (mut folders, mut pages) = (vec![root().join("docs")], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+            let path = entry.expect("an entry").path();
+            match path.extension() {
+                None => folders.push(path),
+                Some(extension) if extension == "md" => pages.push(path),
+                Some(_) => {}
+            }
+        }
     }
     pages
+}
+
+/// What a page links to: the file, and what is behind `#`.
+fn links(page: &Path) -> Vec<(PathBuf, Option<String>)> {
+    let text = read(page);
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
+    let ours = targets.filter(|target| !target.contains("://")).map(|target| {
+        let (path, anchor) =
+            target.split_once('#').map_or((target, None), |(path, anchor)| (path, Some(anchor)));
+        let file = match path {
+            "" => page.to_owned(),
+            _ => page.parent().expect("a folder").join(path),
+        };
+        (file, anchor.map(str::to_owned))
+    });
+    ours.collect()
 }
 
 /// As the headings of a page are linked to: small letters, blanks as dashes, nothing else.
@@ -38,31 +70,36 @@ fn slug(heading: &str) -> String {
 
 #[test]
 fn every_link_has_a_target() {
-    let mut links = 0;
+    let mut count = 0;
     for page in pages() {
-        let text = read(&page);
-        for target in
-            text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target)
-        {
-            if target.contains("://") {
-                continue;
-            }
-            links += 1;
-            let (path, anchor) =
-                target.split_once('#').map_or((target, None), |(path, anchor)| (path, Some(anchor)));
-            let file =
-                if path.is_empty() { page.clone() } else { page.parent().expect("a folder").join(path) };
-            assert!(file.exists(), "{}: {target} is not there", page.display());
+        for (file, anchor) in links(&page) {
+            count += 1;
+            assert!(file.exists(), "{}: {} is not there", page.display(), file.display());
             if let Some(anchor) = anchor {
                 let there = read(&file);
                 let headings = there.lines().filter_map(|line| line.strip_prefix('#'));
                 let found =
                     headings.map(|heading| slug(heading.trim_start_matches('#'))).any(|slug| slug == anchor);
-                assert!(found, "{}: {target}: no such heading", page.display());
+                assert!(found, "{}: {}#{anchor}: no such heading", page.display(), file.display());
             }
         }
     }
-    assert!(links > 30, "{links} links");
+    assert!(count > 30, "{count} links");
+}
+
+#[test]
+fn every_page_is_linked_from_another() {
+    let pages = pages();
+    let real =
+        |path: &Path| path.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let linked: BTreeSet<PathBuf> = pages
+        .iter()
+        .flat_map(|page| {
+            links(page).into_iter().map(|(file, _)| real(&file)).filter(|file| *file != real(page))
+        })
+        .collect();
+    let orphans: Vec<_> = documentation().into_iter().filter(|page| !linked.contains(&real(page))).collect();
+    assert!(orphans.is_empty(), "no page links to {orphans:?}");
 }
 
 /// The annotations that a page's tables and examples name.

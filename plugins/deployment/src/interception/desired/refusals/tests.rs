@@ -364,7 +364,7 @@ fn every_field_of_a_service_is_honoured_refused_or_irrelevant() {
     let known = fields();
     let tried: std::collections::BTreeSet<_> = cases.iter().map(|(field, ..)| (*field).to_owned()).collect();
     assert_eq!(tried, known, "each field is tried, and no other");
-    let page = include_str!("../../../../../../docs/kubernetes/service-interception.md");
+    let page = include_str!("../../../../../../docs/intercept.md");
     let (_, table) = page.split_once("### Each field of a Service").expect("the table's heading");
     let records: Vec<_> = table.lines().filter(|line| line.starts_with("| `")).take(known.len()).collect();
     for (field, value, expected) in cases {
