@@ -95,7 +95,8 @@ impl Life {
         let mut failures = Backoff { failures: 1, first: self.node.options.pull_backoff };
         let mut delayed = false;
         loop {
-            let path = program_of(&image).map(|program| self.node.options.programs.join(program));
+            let path = program_of(&image, &self.node.options.images)
+                .map(|program| self.node.options.programs.join(program));
             let known = self.node.pulled(&image);
             if !known && !delayed {
                 delayed = true;
@@ -145,6 +146,7 @@ impl Life {
             node: &self.node.options.name,
             token: "",
             programs: &self.node.options.programs,
+            images: &self.node.options.images,
             base: self.node.base_environment(&self.pod, &self.address),
         };
         Launch::new(&self.spec, &place, &self.mounts(), &self.node.config)

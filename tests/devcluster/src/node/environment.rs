@@ -38,6 +38,8 @@ pub struct Place<'a> {
     /// Its service account's.
     pub token: &'a str,
     pub programs: &'a Path,
+    /// The programs of images with other names.
+    pub images: &'a BTreeMap<String, String>,
     /// What every process gets.
     pub base: BTreeMap<String, String>,
 }
@@ -97,7 +99,8 @@ impl Launch {
         let environment = environment(container, place, mounts, config)?;
         let word = |word: &String| mounts.translate(&expand(word, &environment));
         let mut words = container.command.iter().flatten().map(word);
-        let image = program_of(container.image.as_deref().unwrap_or_default()).unwrap_or_default();
+        let image =
+            program_of(container.image.as_deref().unwrap_or_default(), place.images).unwrap_or_default();
         let program = words.next().unwrap_or(image);
         let own = place.programs.join(&program);
         let program = if own.is_file() { own } else { PathBuf::from(program) };
@@ -120,8 +123,12 @@ impl Launch {
     }
 }
 
-/// `devcluster/hello:v2` is the program `hello`; anything else is no image that this node could have.
-pub fn program_of(image: &str) -> Option<String> {
+/// `devcluster/hello:v2` is the program `hello`, and `images` names the programs of others; anything else is no image that this node
+/// could have.
+pub fn program_of(image: &str, images: &BTreeMap<String, String>) -> Option<String> {
+    if let Some(program) = images.get(image) {
+        return Some(program.clone());
+    }
     let name = image.strip_prefix("devcluster/")?;
     let name = name.split(['@', ':']).next()?;
     (!name.is_empty() && !name.contains('/')).then(|| name.to_owned())
@@ -267,9 +274,12 @@ mod tests {
 
     #[test]
     fn images_are_programs() {
-        assert_eq!(program_of("devcluster/hello").as_deref(), Some("hello"));
-        assert_eq!(program_of("devcluster/hello:v2").as_deref(), Some("hello"));
-        assert_eq!(program_of("nginx"), None);
-        assert_eq!(program_of("devcluster/../etc/passwd"), None);
+        let others = BTreeMap::from([("web:1.2".to_owned(), "hello".to_owned())]);
+        assert_eq!(program_of("web:1.2", &others).as_deref(), Some("hello"));
+        assert_eq!(program_of("web:1.3", &others), None);
+        assert_eq!(program_of("devcluster/hello", &others).as_deref(), Some("hello"));
+        assert_eq!(program_of("devcluster/hello:v2", &others).as_deref(), Some("hello"));
+        assert_eq!(program_of("nginx", &others), None);
+        assert_eq!(program_of("devcluster/../etc/passwd", &others), None);
     }
 }

@@ -16,6 +16,8 @@ pub struct NodeOptions {
     /// Where the programs lie that are images here: `devcluster/hello:v2` is the file `hello`. It is also the folder that
     /// processes start in when their container names none.
     pub programs: PathBuf,
+    /// Further images by their whole names, with the programs that stand in for them.
+    pub images: BTreeMap<String, String>,
     /// Where volumes and logs lie; a temporary folder if none is given.
     pub folder: Option<PathBuf>,
     /// The API server as pods reach it, e.g. `http://127.0.0.1:6443`.
@@ -55,6 +57,7 @@ impl NodeOptions {
             name: "node-1".into(),
             labels: BTreeMap::new(),
             programs: programs.as_ref().to_owned(),
+            images: BTreeMap::new(),
             folder: None,
             server: server.into(),
             environment: Vec::new(),

@@ -179,6 +179,7 @@ impl Worker {
             node: &self.node.options.name,
             token: &self.token,
             programs: &self.node.options.programs,
+            images: &self.node.options.images,
             base: Default::default(),
         };
         self.node.write_kubeconfig(&pod, &self.token)?;

@@ -3,6 +3,7 @@
 //! | in a cluster | here |
 //! |---|---|
 //! | a node | a number from 0; all are in one network, so each has Services' addresses of its own: a cluster IP `10.96.x.y` is `10.96.x.y` on node 0, `10.97.x.y` on node 1, and so on, `fd00:10:96::x` is `fd00:10:97::x` on node 1 ([`ServiceProxy::addresses`]) |
+//! | a node port is reached by each address of a node | by `127.0.0.1` on node 0, `127.1.0.1` on node 1, and so on; IPv4 only |
 //! | the kernel's rules follow the API within moments | each node's view is late, by a time drawn anew for each change ([`ProxyOptions::lag`]); changes of one kind keep their order |
 //! | no endpoint: the packet is rejected | nothing listens: the connection is refused |
 //! | the endpoint refuses | so far the connection was accepted: it is reset |
@@ -10,7 +11,7 @@
 //! | a connection stays with its endpoint, whatever the rules say later | the same; half-closes and resets pass through, and nothing is tried twice |
 //!
 //! All slices of a Service count, whichever controller manages them, by their own ports. Ready endpoints take connections; where there is none, those
-//! that end and still serve do. TCP only; traffic policies, hints of zones and node ports are not done.
+//! that end and still serve do. TCP only; traffic policies and hints of zones are not done.
 
 mod listen;
 mod node;

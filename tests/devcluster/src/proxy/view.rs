@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -17,6 +17,9 @@ use crate::cache::{Change, Key};
 pub const SERVICE: &str = "kubernetes.io/service-name";
 /// What has one of these labels is not for kube-proxy.
 const NOT_OURS: [&str; 2] = ["service.kubernetes.io/headless", "service.kubernetes.io/service-proxy-name"];
+
+/// By which node ports are reached on node 0.
+const NODE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// Services and their slices.
 #[derive(Debug, Default)]
@@ -69,7 +72,11 @@ impl View {
             let ports = known.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
             for port in ports.filter(|port| is_tcp(port.protocol.as_deref())) {
                 let Ok(number) = port.port.try_into() else { continue };
-                rules.push(((address, number), self.endpoints(service, port, family(address))));
+                let endpoints = self.endpoints(service, port, family(address));
+                if let Some(number) = node_port(port).filter(|_| address.is_ipv4()) {
+                    rules.push(((NODE, number), endpoints.clone()));
+                }
+                rules.push(((address, number), endpoints));
             }
         }
         rules
@@ -111,6 +118,10 @@ impl View {
         let chosen = if ready.is_empty() { ending } else { ready };
         chosen.into_iter().collect()
     }
+}
+
+fn node_port(port: &ServicePort) -> Option<u16> {
+    port.node_port?.try_into().ok().filter(|number| *number > 0)
 }
 
 /// The API's word for an address's family.

@@ -62,6 +62,27 @@ fn every_ready_endpoint_of_every_slice_takes_connections_by_its_slices_port() {
 }
 
 #[test]
+fn a_node_port_leads_to_the_services_endpoints_on_each_node() {
+    test(|nodes| async move {
+        let endpoint = Endpoint::listen("10.244.0.1:1000").await;
+        nodes.put(slice("web", &[("web", 1000)], &[("10.244.0.1", READY)])).await;
+        let port = json!({"name": "web", "port": 80, "nodePort": 30080});
+        let _: Service =
+            nodes.site.patch("web", json!({"spec": {"type": "NodePort", "ports": [port]}})).await;
+        let of_nodes = ["127.0.0.1:30080", "127.1.0.1:30080"].map(|address| address.parse().unwrap());
+        for (node, address) in of_nodes.into_iter().enumerate() {
+            nodes.leads_at(node, address, &[endpoint.address]).await;
+            assert_eq!(nodes.met(address).await, [1000].into(), "node {node}");
+        }
+        let _: Service = nodes.site.patch("web", json!({"spec": {"type": "ClusterIP"}})).await;
+        for (node, address) in of_nodes.into_iter().enumerate() {
+            nodes.leads_at(node, address, &[]).await;
+            assert_eq!(TcpStream::connect(address).await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        }
+    });
+}
+
+#[test]
 fn each_family_leads_to_its_own_endpoints() {
     test(|nodes| async move {
         let of = [Endpoint::listen("10.244.0.1:1000").await, Endpoint::listen("[fd00:10:244::1]:2000").await];
