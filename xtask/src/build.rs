@@ -1,6 +1,7 @@
 //! One build of the daemons, the plugins and the example service, and the plugins installed beside the daemons.
 
 use std::{
+    env,
     ffi::OsStr,
     fs,
     os::unix::fs::PermissionsExt,
@@ -10,7 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    steps::run,
+    steps::{run, show_progress},
     workspace::{Profile, cargo, is_kind, packages, root},
 };
 
@@ -23,18 +24,25 @@ pub struct Built {
     pub plugins: PathBuf,
 }
 
+/// Set: the folder of a debug build with everything, whose plugins are installed. The tests of this crate start commands
+/// without a build of their own.
+const BUILT: &str = "SCALER_E2E_BIN";
+
 /// Builds what the demo and the bench run, and installs the plugins.
 ///
 /// # Errors
 ///
 /// cargo's, and the file system's.
 pub fn build(profile: Profile) -> Result<Built> {
+    if let Some(programs) = env::var_os(BUILT).filter(|_| profile == Profile::Debug) {
+        return Ok(Built { programs: programs.into(), plugins: root().join("plugins") });
+    }
     let packages = ["autoscaler", "dlx", "hello"]
         .into_iter()
         .map(str::to_owned)
         .chain(plugin_packages()?.into_iter().map(|plugin| plugin.package));
     let mut build = cargo();
-    build.args(["build", "--quiet", "--lib", "--bins", "--profile", profile.name()]);
+    show_progress(build.arg("build")).args(["--lib", "--bins", "--profile", profile.name()]);
     for package in packages {
         build.args(["--package", &package]);
     }
@@ -49,7 +57,9 @@ pub fn build(profile: Profile) -> Result<Built> {
 ///
 /// cargo's, and the file system's.
 pub fn build_all(profile: Profile) -> Result<Built> {
-    run(cargo().args(["build", "--quiet", "--workspace", "--all-targets", "--profile", profile.name()]))?;
+    let mut build = cargo();
+    show_progress(build.arg("build")).args(["--workspace", "--all-targets", "--profile", profile.name()]);
+    run(&mut build)?;
     install(profile)
 }
 

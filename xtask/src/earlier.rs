@@ -5,7 +5,7 @@ use std::{env, fs, path::PathBuf, process::Command};
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    steps::run,
+    steps::{run, show_progress},
     workspace::{cargo, root, target},
 };
 
@@ -40,10 +40,8 @@ pub fn build() -> Result<Option<PathBuf>> {
     run(git(&["archive", "--format=tar", "--output"]).arg(&archive).arg(&commit))?;
     run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&source))?;
     let mut build = cargo();
-    build
-        .current_dir(&source)
-        .args(["build", "--quiet", "--locked", "--target-dir"])
-        .arg(folder.join("target"));
+    show_progress(build.current_dir(&source).arg("build"));
+    build.args(["--locked", "--target-dir"]).arg(folder.join("target"));
     for package in PACKAGES {
         build.args(["--package", package]);
     }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    steps::run,
+    steps::{run, show_progress},
     workspace::{cargo, target},
 };
 
@@ -96,7 +96,8 @@ pub fn nextest() -> bool {
     }
     println!("    installing cargo-nextest into target/tools (once; some minutes)");
     let mut install = cargo();
-    install.args(["install", "--locked", "--quiet", "cargo-nextest", "--version", NEXTEST, "--root"]);
+    show_progress(install.arg("install"));
+    install.args(["--locked", "cargo-nextest", "--version", NEXTEST, "--root"]);
     install.arg(target().join("tools"));
     if let Err(error) = run(&mut install) {
         println!("    {error:#}");

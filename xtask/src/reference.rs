@@ -2,7 +2,10 @@
 
 use anyhow::Result;
 
-use crate::{steps::run, workspace::cargo};
+use crate::{
+    steps::{run, show_progress},
+    workspace::cargo,
+};
 
 /// Set: `tests/deploy` writes the pages, which it else compares.
 const WRITE: &str = "SCALER_WRITE_REFERENCE";
@@ -12,6 +15,8 @@ const WRITE: &str = "SCALER_WRITE_REFERENCE";
 /// The flags and the keys of a namespace file, with their meanings and defaults. `cargo xtask test` fails while a page is not
 /// what they declare.
 #[derive(clap::Args)]
+#[command(after_help = "Example:
+  cargo xtask reference             after a change of a flag or a key")]
 pub struct Reference {}
 
 // === impl Reference ===
@@ -23,7 +28,8 @@ impl Reference {
     ///
     /// What declares them does not build.
     pub fn run(&self) -> Result<()> {
-        let test = ["test", "--quiet", "--package=deploy", "--test=suite", "reference::"];
-        run(cargo().args(test).env(WRITE, "1"))
+        let mut test = cargo();
+        show_progress(test.arg("test")).args(["--package=deploy", "--test=suite", "reference::"]);
+        run(test.env(WRITE, "1"))
     }
 }

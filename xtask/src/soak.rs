@@ -18,6 +18,9 @@ use crate::{
 /// stopped, with each stopped by SIGTERM in every cycle, and with SIGKILL; of processes, and of Deployments in a cluster
 /// of the tests' own, there also with rollouts, changes of the leader and an upgrade. Takes some hours on two cores.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask soak                              all of it
+  cargo xtask soak --cycles 200 intercepted     200 cycles each, of the tests with this in their names")]
 pub struct Soak {
     /// Committed cycles of each sort
     #[arg(long, default_value_t = 1000)]
@@ -37,7 +40,7 @@ impl Soak {
     ///
     /// A build that fails, a test that fails.
     pub fn run(&self) -> Result<()> {
-        let mut steps = Steps::new();
+        let mut steps = Steps::new(3);
         let built =
             steps.step("building the workspace, installing the plugins", || build_all(Profile::Debug))?;
         let earlier = steps.step("building the version that is upgraded from", earlier::build)?;

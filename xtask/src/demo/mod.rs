@@ -46,7 +46,7 @@ impl Demo {
     ///
     /// The build's, and whatever does not come up or, with `--once`, does not happen in time.
     pub fn run(&self) -> Result<()> {
-        let built = Steps::new()
+        let built = Steps::new(1)
             .step("building the daemons, the plugins and the example service", || build(Profile::Debug))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         if self.once { runtime.block_on(once::run(&built)) } else { runtime.block_on(show(&built)) }

@@ -17,12 +17,16 @@ use crate::{
 /// The first steps of `cargo xtask test`, some seconds. Dependencies: `deny.toml` says which licences, sources and
 /// doubled versions are allowed (cargo-deny is installed into target/tools if the machine has none).
 #[derive(clap::Args)]
+#[command(after_help = "Example:
+  cargo xtask lint")]
 pub struct Lint {}
 
 /// Asks the RustSec database about the dependencies in Cargo.lock
 ///
 /// Not part of `cargo xtask test`: its outcome changes without a change here.
 #[derive(clap::Args)]
+#[command(after_help = "Example:
+  cargo xtask advisories")]
 pub struct Advisories {}
 
 impl Lint {
@@ -32,7 +36,7 @@ impl Lint {
     ///
     /// The first step that fails.
     pub fn run(&self) -> Result<()> {
-        let mut steps = Steps::new();
+        let mut steps = Steps::new(STEPS);
         lint(&mut steps)?;
         steps.summary();
         Ok(())
@@ -49,6 +53,9 @@ impl Advisories {
         deny(&["advisories"])
     }
 }
+
+/// How many steps [`lint`] has.
+pub const STEPS: usize = 5;
 
 /// The steps of [`Lint`].
 ///
