@@ -19,7 +19,10 @@ mod test;
 mod view;
 mod workspace;
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 
@@ -45,6 +48,8 @@ enum Command {
     Reference(reference::Reference),
     #[command(hide = true)]
     ColdService(bench::ColdService),
+    #[command(hide = true)]
+    CleanUp(scene::CleanUp),
 }
 
 /// Makes the crate of a new resource-scaler under plugins/, ready to build and to load
@@ -52,6 +57,9 @@ enum Command {
 /// The crate lies in plugins/NAME, is a member of the workspace and holds a resource-scaler of kind NAME that
 /// lists nothing yet. `cargo xtask demo` and `cargo xtask test` install it as plugins/NAME.so with the others.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask new-plugin my-queue           plugins/my-queue, in this workspace
+  cargo xtask new-plugin ../my-queue        a crate of its own, outside")]
 struct NewPlugin {
     /// The kind of resource it scales: small letters, digits and dashes. Or a path to a folder that is not there yet,
     /// outside the workspace: its last part is the kind
@@ -67,6 +75,7 @@ fn main() -> ExitCode {
         Command::Bench(bench) => bench.run(),
         Command::Soak(soak) => soak.run(),
         Command::ColdService(service) => service.run(),
+        Command::CleanUp(clean_up) => clean_up.run(),
         Command::NewPlugin(new) => new_plugin::run(&new.name),
         Command::Images(images) => images.run(),
         Command::Manifests(manifests) => manifests.run(),
@@ -75,8 +84,27 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("\nfailed: {error:#}");
+            // The terminal may be gone.
+            let _ = writeln!(io::stderr(), "\nfailed: {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_help_of_each_command_has_an_example() {
+        let cli = Cli::command();
+        cli.clone().debug_assert();
+        for command in cli.get_subcommands().filter(|command| !command.is_hide_set()) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let example = format!("  cargo xtask {}", command.get_name());
+            assert!(help.starts_with("Example") && help.contains(&example), "{}: {help}", command.get_name());
         }
     }
 }

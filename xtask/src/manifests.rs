@@ -11,6 +11,9 @@ use crate::{install, steps::line, workspace::root};
 /// The chart and deploy/manifests/values.yaml are what is edited; `cargo xtask test` fails while the manifests are not what
 /// they render to. helm is installed under target/tools if it is not there yet.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask manifests             after a change of the chart
+  cargo xtask manifests --check     changes nothing; exits 1 if a manifest is out of date")]
 pub struct Manifests {
     /// Write nothing; exit 1 if a manifest is not what the chart renders to
     #[arg(long)]

@@ -33,42 +33,50 @@ pub struct View {
 /// The DLX does not answer. An autoscaler that does not costs the reasons only.
 pub async fn views(addresses: Addresses) -> Result<Vec<View>> {
     let dlx = resources(addresses.dlx).await?;
-    let reasons: BTreeMap<String, String> = resources(addresses.autoscaler)
-        .await
-        .unwrap_or_default()
-        .into_iter()
-        .map(|resource| (name(&resource), text(&resource, &["reason"])))
-        .collect();
-    let mut views: Vec<View> = dlx
-        .iter()
-        .map(|resource| {
-            let name = name(resource);
-            let mut state = text(resource, &["phase"]);
-            let mut said = text(resource, &["reason"]);
-            if state == "active" && count(resource, "replicas") == 0 {
-                // It has no record yet: a resource that never ran has no replicas either.
-                state = "asleep".to_owned();
-                said = "was never asked for".to_owned();
-            }
-            // The autoscaler knows why something stays awake; why it sleeps or wakes stands in its record.
-            let why = if state == "active" {
-                reasons.get(&name).filter(|reason| !reason.is_empty()).cloned().unwrap_or(said)
-            } else {
-                said
-            };
-            View {
-                state,
-                why,
-                requests: count(resource, "requests"),
-                in_flight: count(resource, "in_flight"),
-                held: count(resource, "held"),
-                cold_start: cold_start(resource),
-                name,
-            }
-        })
-        .collect();
+    let decisions = resources(addresses.autoscaler).await.unwrap_or_default();
+    let decisions: BTreeMap<String, &Value> =
+        decisions.iter().map(|resource| (name(resource), resource)).collect();
+    let mut views: Vec<View> =
+        dlx.iter().map(|resource| view(resource, decisions.get(&name(resource)).copied())).collect();
     views.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(views)
+}
+
+/// One resource, from what the DLX and the autoscaler say of it.
+fn view(dlx: &Value, decision: Option<&Value>) -> View {
+    let phase = text(dlx, &["phase"]);
+    let reason = text(dlx, &["reason"]);
+    let in_flight = count(dlx, "in_flight");
+    let (state, why) = match phase.as_str() {
+        // A resource that never ran has no record, and one whose process ended has the record of before.
+        "active" if count(dlx, "replicas") == 0 => {
+            let status = text(dlx, &["status"]);
+            ("asleep".to_owned(), if status.is_empty() { "not started yet".to_owned() } else { status })
+        }
+        "active" => (phase, decision.and_then(|decision| awake(in_flight, decision)).unwrap_or(reason)),
+        // Why it is in any other phase was written with the phase.
+        _ => (phase, reason),
+    };
+    View {
+        name: name(dlx),
+        state,
+        why,
+        requests: count(dlx, "requests"),
+        in_flight,
+        held: count(dlx, "held"),
+        cold_start: cold_start(dlx),
+    }
+}
+
+/// Why the autoscaler keeps a resource awake. Its last decision may be older than what the DLX sees: one that speaks of
+/// another phase, of other requests, or of going to sleep is left out.
+fn awake(in_flight: u64, decision: &Value) -> Option<String> {
+    if in_flight > 0 {
+        return Some(format!("{in_flight} request{} in flight", if in_flight == 1 { "" } else { "s" }));
+    }
+    let stale = ["not_active", "no_replicas", "in_flight"].contains(&text(decision, &["code"]).as_str());
+    let reason = text(decision, &["reason"]);
+    (text(decision, &["decision"]) == "keep" && !stale && !reason.is_empty()).then_some(reason)
 }
 
 async fn resources(admin: SocketAddr) -> Result<Vec<Value>> {
@@ -98,4 +106,88 @@ fn cold_start(resource: &Value) -> String {
     at(resource, "cold_start.hold_ms")
         .and_then(Value::as_f64)
         .map_or_else(String::new, |held| format!("{held:.0} ms"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Every reason that a record can have, with the phases it is written with.
+    const RECORDS: [(&str, &str); 12] = [
+        ("active", "woken by a request"),
+        ("active", "a request came"),
+        ("active", "kept awake: reverted: the drain was not confirmed: DLX a: requests are in flight (1)"),
+        ("active", "its drain attempt was abandoned"),
+        ("active", "scaled up manually"),
+        ("active", ""),
+        ("draining", "idle for 8s"),
+        ("asleep", "idle for 8s"),
+        ("asleep", "requested"),
+        ("waking", "a request came"),
+        ("failed", "exited with status 3"),
+        ("gone", ""),
+    ];
+
+    /// What the autoscaler may have decided last, before the resource came to the phase it is in.
+    const DECISIONS: [(&str, &str, &str, bool); 11] = [
+        ("keep", "not_active", "asleep", false),
+        ("keep", "not_active", "its phase is waking", false),
+        ("keep", "no_replicas", "it has no replicas", false),
+        ("keep", "in_flight", "2 requests in flight, 0 held", false),
+        ("scale_to_zero", "quiet", "idle for 8s", false),
+        ("scale_to_zero", "requested", "requested", false),
+        ("keep", "", "", false),
+        ("keep", "active", "active 3s ago, the window is 8s", true),
+        ("keep", "kept_awake", "kept awake: its users paused it", true),
+        ("keep", "recent_event", "scaleFromZeroCompleted 1s ago, the largest window is 8s", true),
+        ("keep", "source_failed", "the metric source failed: it does not answer", true),
+    ];
+
+    fn seen(phase: &str, reason: &str, in_flight: u64) -> Value {
+        json!({"name": "slow", "phase": phase, "reason": reason, "replicas": 1, "status": "",
+            "requests": 4, "in_flight": in_flight, "held": 0, "cold_start": {"hold_ms": 2036.6}})
+    }
+
+    #[test]
+    fn no_decision_contradicts_the_phase_that_the_dlx_sees() {
+        for (phase, written) in RECORDS {
+            for (decision, code, said, holds_while_awake) in DECISIONS {
+                let decision = json!({"name": "slow", "decision": decision, "code": code, "reason": said});
+                let shown = view(&seen(phase, written, 0), Some(&decision));
+                let why = if phase == "active" && holds_while_awake { said } else { written };
+                assert_eq!((shown.state.as_str(), shown.why.as_str()), (phase, why), "{code}");
+                let busy = view(&seen(phase, written, 2), Some(&decision));
+                let why = if phase == "active" { "2 requests in flight" } else { written };
+                assert_eq!((busy.state.as_str(), busy.why.as_str()), (phase, why), "{code}");
+            }
+        }
+    }
+
+    #[test]
+    fn without_an_autoscaler_the_record_says_why() {
+        for (phase, written) in RECORDS {
+            let shown = view(&seen(phase, written, 0), None);
+            assert_eq!((shown.state.as_str(), shown.why.as_str()), (phase, written));
+        }
+    }
+
+    #[test]
+    fn what_has_no_process_is_asleep_and_says_what_became_of_it() {
+        let said = json!({"name": "slow", "decision": "keep", "code": "no_replicas", "reason": "it has no replicas"});
+        for (status, why) in [("", "not started yet"), ("exited with status 1", "exited with status 1")] {
+            let mut dlx = seen("active", "woken by a request", 0);
+            (dlx["replicas"], dlx["status"]) = (json!(0), json!(status));
+            let shown = view(&dlx, Some(&said));
+            assert_eq!((shown.state.as_str(), shown.why.as_str()), ("asleep", why));
+        }
+    }
+
+    #[test]
+    fn the_counts_are_the_dlxs() {
+        let shown = view(&seen("active", "woken by a request", 1), None);
+        assert_eq!((shown.requests, shown.in_flight, shown.held), (4, 1, 0));
+        assert_eq!(shown.cold_start, "2037 ms");
+    }
 }

@@ -3,7 +3,11 @@
 mod once;
 mod table;
 
-use std::time::Duration;
+use std::{
+    io::{self, Write as _},
+    pin::pin,
+    time::Duration,
+};
 
 use anyhow::Result;
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     build::{Built, build},
     http,
-    scene::{Scene, Script, Service, free_port, process_section},
+    scene::{Addresses, Scene, Script, Service, free_port, process_section},
     steps::{Steps, pause},
     view::{View, views},
     workspace::Profile,
@@ -20,10 +24,13 @@ use crate::{
 /// Starts both daemons and three small HTTP services, and shows them fall asleep and wake up
 ///
 /// Builds what it needs, then shows a table that updates in place: each resource with its state and why, the requests
-/// so far, those in flight and held, and what its last cold start took. Ask a service with the curl line it prints and
+/// so far, those held, and what its last cold start took. Ask a service with the curl line it prints and
 /// see it wake; leave it alone and see it go to sleep. One of them, `visited`, the demo asks itself now and then.
-/// Ctrl-C stops everything the demo started. When the output is no terminal, a line is printed for each change.
+/// Ctrl-C or closing the terminal stops everything the demo started. When the output is no terminal, a line is printed for each change.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask demo                  until Ctrl-C
+  cargo xtask demo --once           one cycle, for scripts")]
 pub struct Demo {
     /// One cycle and its times, no terminal needed: asleep, woken by a request, idle, asleep again. Exits 0, or 1 saying what failed
     #[arg(long)]
@@ -70,9 +77,22 @@ fn script(window: &str, services: &[Service]) -> Script {
     Script { namespace_file, dlx: Some(Vec::new()), autoscaler: true }
 }
 
-async fn show(built: &Built) -> Result<()> {
+/// Ctrl-C, a request to end, or the terminal was closed.
+fn stop_requested() -> Result<impl Future<Output = ()>> {
     let mut interrupted = signal(SignalKind::interrupt())?;
     let mut terminated = signal(SignalKind::terminate())?;
+    let mut hung_up = signal(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupted.recv() => {}
+            _ = terminated.recv() => {}
+            _ = hung_up.recv() => {}
+        }
+    })
+}
+
+async fn show(built: &Built) -> Result<()> {
+    let mut stop = pin!(stop_requested()?);
     let services = [
         service(built, "hello", 9000, "0ms")?,
         service(built, "slow", 9100, "2s")?,
@@ -81,52 +101,60 @@ async fn show(built: &Built) -> Result<()> {
     let script = script(WINDOW, &services);
     let mut scene = tokio::select! {
         scene = Scene::start(built, &script) => scene?,
-        _ = interrupted.recv() => return Ok(()),
-        _ = terminated.recv() => return Ok(()),
+        () = &mut stop => return Ok(()),
     };
-    let entry = scene.addresses.entry;
-    println!();
-    println!(
-        "  Two daemons: autoscaler (admin http://{}) and dlx (requests http://{entry}, admin http://{}).",
-        scene.addresses.autoscaler, scene.addresses.dlx
-    );
-    println!("  Idle for {WINDOW}, a service goes to sleep: its process is gone. Ask it, and it comes back:");
-    println!();
-    println!("    curl http://hello.localhost:{}/", entry.port());
-    println!("    curl http://slow.localhost:{}/        (takes 2 s to start)", entry.port());
-    println!();
-    println!("  (a curl that does not know *.localhost: curl -H 'Host: hello.localhost' http://{entry}/)");
-    println!(
-        "  `visited` is asked by this demo every {} s. Logs: {}",
-        VISIT.as_secs(),
-        scene.folder().display()
-    );
-    println!("  Ctrl-C stops everything.");
-    println!();
+    println!("{}", introduction(&scene));
 
     let mut table = table::Table::new();
+    let addresses = scene.addresses;
     let visits = async {
         loop {
-            let _ = http::get(entry, "visited.localhost", "/", Duration::from_secs(60)).await;
+            let _ = http::get(addresses.entry, "visited.localhost", "/", Duration::from_secs(60)).await;
             pause(VISIT).await;
         }
     };
-    let addresses = scene.addresses;
     let frames = async {
         loop {
             scene.alive()?;
             let seen: Vec<View> = views(addresses).await?;
-            table.show(&seen)?;
+            // A closed terminal, or a reader of the output that has ended.
+            if table.show(&seen).is_err() {
+                return Ok(());
+            }
             pause(FRAME).await;
         }
     };
     let ended: Result<()> = tokio::select! {
         ended = frames => ended,
         () = visits => Ok(()),
-        _ = interrupted.recv() => Ok(()),
-        _ = terminated.recv() => Ok(()),
+        () = &mut stop => Ok(()),
     };
-    println!("\n  stopping the daemons and the services");
+    // The terminal may be gone.
+    let _ = writeln!(io::stdout(), "\n  stopping the daemons and the services");
     drop(scene);
     ended
+}
+
+/// Where everything is, and what to try.
+fn introduction(scene: &Scene) -> String {
+    let Addresses { entry, dlx, autoscaler } = scene.addresses;
+    let (port, logs, visit) = (entry.port(), scene.folder().display(), VISIT.as_secs());
+    format!(
+        "
+  autoscaler   admin port http://{autoscaler}
+  dlx          requests http://{entry}, admin port http://{dlx}
+  logs         {logs}
+
+  A service that gets no request for {WINDOW} is scaled to zero: its process ends. The
+  next request starts it again and is answered. Try it in another terminal:
+
+    curl http://hello.localhost:{port}/
+    curl http://slow.localhost:{port}/       (starts in 2 s)
+
+  If your curl does not know *.localhost:
+    curl -H 'Host: hello.localhost' http://{entry}/
+
+  The demo itself requests `visited` every {visit} s. Ctrl-C stops everything.
+"
+    )
 }

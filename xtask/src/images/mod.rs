@@ -24,6 +24,9 @@ const DAEMONS: [&str; 2] = ["autoscaler", "dlx"];
 ///
 /// With docker, podman or buildah, whichever is there, from deploy/docker/Dockerfile, which builds the workspace inside.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask images                                                          all kinds
+  cargo xtask images deployment --registry registry.example.com/scaler        of one kind, with a prefix")]
 pub struct Images {
     /// Which kinds; without any: every plugin under plugins/
     kinds: Vec<String>,

@@ -1,7 +1,9 @@
 //! Both daemons on this machine, with a namespace file and a state folder of their own, and nothing of it left at the end.
 
+mod cleanup;
+mod processes;
+
 use std::{
-    collections::HashSet,
     fmt::Write as _,
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -12,20 +14,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
 
 use crate::{build::Built, http, steps::pause};
-
-/// Everything started from a scene inherits this variable, whose value is the scene's folder: so it is found again,
-/// whatever became of its parent.
-const MARK: &str = "SCALER_SCENE";
+pub use cleanup::CleanUp;
+use cleanup::SceneFolder;
 
 /// How long a daemon may take until `/readyz` answers 200.
 const READY: Duration = Duration::from_secs(15);
-
-/// How long what was asked to stop may take before it is killed.
-const STOP: Duration = Duration::from_secs(10);
 
 /// What the two daemons are started with.
 pub struct Script {
@@ -48,9 +43,10 @@ pub struct Addresses {
     pub autoscaler: SocketAddr,
 }
 
-/// The running daemons. Dropped: all of it is stopped, the resources included.
+/// The running daemons. All of it is stopped, the resources included, when this is dropped and when this process ends in
+/// any other way.
 pub struct Scene {
-    folder: Option<TempDir>,
+    folder: SceneFolder,
     daemons: Vec<(&'static str, Child)>,
     /// Where they listen.
     pub addresses: Addresses,
@@ -101,8 +97,7 @@ impl Scene {
     ///
     /// One does not come up: the message has the end of its log.
     pub async fn start(built: &Built, script: &Script) -> Result<Self> {
-        let folder =
-            tempfile::Builder::new().prefix("scaler-").tempdir().context("making a temporary folder")?;
+        let folder = SceneFolder::create()?;
         let entry = free_port(8090)?;
         let dlx = free_port(entry + 1)?;
         let autoscaler = free_port(dlx + 1)?;
@@ -117,7 +112,7 @@ impl Scene {
             symlink(built.plugins.join(file), plugins.join(file)).context("installing the plugins")?;
         }
 
-        let mut scene = Self { folder: Some(folder), daemons: Vec::new(), addresses };
+        let mut scene = Self { folder, daemons: Vec::new(), addresses };
         if let Some(more) = &script.dlx {
             let mut arguments = vec!["--listen-address".to_owned(), addresses.entry.to_string()];
             arguments.extend(more.iter().cloned());
@@ -131,7 +126,7 @@ impl Scene {
 
     /// The scene's folder: `namespace.yaml`, `plugins/`, `state/`, `dlx.log`, `autoscaler.log`.
     pub fn folder(&self) -> &Path {
-        self.folder.as_ref().map_or(Path::new("/"), TempDir::path)
+        self.folder.path()
     }
 
     /// The process id of a daemon.
@@ -164,9 +159,7 @@ impl Scene {
 
     /// Keeps the folder when the scene ends, to be looked at. Returns it.
     pub fn keep(&mut self) -> PathBuf {
-        if let Some(folder) = &mut self.folder {
-            folder.disable_cleanup(true);
-        }
+        self.folder.keep();
         self.folder().to_owned()
     }
 
@@ -188,7 +181,7 @@ impl Scene {
             .arg("--state-dir")
             .arg(self.folder().join("state"))
             .args(arguments)
-            .env(MARK, self.folder())
+            .env(processes::MARK, self.folder())
             .current_dir(self.folder())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -216,92 +209,13 @@ impl Scene {
             pause(Duration::from_millis(20)).await;
         }
     }
-
-    /// Every process that carries this scene's mark, and those of the sessions that began with one: nginx, for one, writes
-    /// its title over its environment. The sessions are remembered for when their first process is gone.
-    fn processes(&self, sessions: &mut HashSet<u32>) -> Vec<Pid> {
-        let mark = format!("{MARK}={}", self.folder().display());
-        let ours = session(Path::new("/proc/self"));
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let all: Vec<_> = entries
-            .filter_map(|entry| {
-                let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
-                // A zombie has no command line left, and nothing to be stopped.
-                let alive = fs::read(entry.path().join("cmdline")).is_ok_and(|line| !line.is_empty());
-                let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-                let marked = environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes());
-                let session = session(&entry.path());
-                if marked && session != ours {
-                    sessions.extend(session);
-                }
-                alive.then_some((pid, marked, session))
-            })
-            .collect();
-        let belongs = |session: Option<u32>| session.is_some_and(|session| sessions.contains(&session));
-        all.into_iter()
-            .filter(|(_, marked, session)| *marked || belongs(*session))
-            .map(|(pid, ..)| pid)
-            .collect()
-    }
-
-    /// Stops the daemons, then the resources they left running, then whatever is still there.
-    fn stop(&mut self) {
-        let ends = Instant::now() + STOP;
-        let mut sessions = HashSet::new();
-        self.processes(&mut sessions);
-        for (_, child) in &self.daemons {
-            signal(Pid::from_child(child), Signal::TERM);
-        }
-        while Instant::now() < ends
-            && self.daemons.iter_mut().any(|(_, child)| matches!(child.try_wait(), Ok(None)))
-        {
-            moment();
-        }
-        let mut asked = Vec::new();
-        loop {
-            for (_, child) in &mut self.daemons {
-                let _ = child.try_wait();
-            }
-            let left = self.processes(&mut sessions);
-            if left.is_empty() {
-                break;
-            }
-            for pid in left {
-                if Instant::now() > ends {
-                    signal(pid, Signal::KILL);
-                } else if !asked.contains(&pid) {
-                    signal(pid, Signal::TERM);
-                    asked.push(pid);
-                }
-            }
-            moment();
-        }
-    }
 }
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        self.stop();
+        self.folder.stop_all();
+        for (_, child) in &mut self.daemons {
+            let _ = child.wait();
+        }
     }
-}
-
-/// The session of a process, by its folder in /proc. The kernel's own have none.
-fn session(process: &Path) -> Option<u32> {
-    let stat = fs::read_to_string(process.join("stat")).ok()?;
-    // The name may hold blanks and brackets: what follows the last bracket starts with field 3, the session is field 6.
-    let session = stat.rsplit_once(')')?.1.split_whitespace().nth(3)?.parse().ok()?;
-    (session != 0).then_some(session)
-}
-
-/// A process that is gone already is no error.
-fn signal(pid: Pid, signal: Signal) {
-    let _ = kill_process(pid, signal);
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "processes that are not our children end without an event we could wait for"
-)]
-fn moment() {
-    std::thread::sleep(Duration::from_millis(10));
 }
