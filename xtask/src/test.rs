@@ -23,11 +23,13 @@ pub const END_TO_END: &str = "e2e";
 
 /// What the tests of each package start that Debian packages: the package, the program, the Debian package. `ip` and
 /// `unshare` give a test a network namespace of its own.
-const PROGRAMS: [(&[&str], &str, &str); 9] = [
+const PROGRAMS: [(&[&str], &str, &str); 11] = [
     (&["devcluster", "e2e"], "ip", "iproute2"),
     (&["devcluster", "e2e"], "unshare", "util-linux"),
     (&["devcluster", "deploy", "e2e"], "kubectl", "kubernetes-client"),
     (&["autoscaler", "e2e"], "prometheus", "prometheus"),
+    (&["deploy"], "promtool", "prometheus"),
+    (&["deploy"], "systemd-analyze", "systemd"),
     (&["dlx", "e2e"], "postgres", "postgresql"),
     (&["dlx", "e2e"], "openssl", "openssl"),
     (&["dlx"], "curl", "curl"),

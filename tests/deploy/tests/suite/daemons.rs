@@ -18,12 +18,12 @@ use serde::de::DeserializeOwned;
 
 use crate::values::{SETS, of_kind, rendered};
 
-fn typed<T: DeserializeOwned>(object: &DynamicObject) -> T {
+pub fn typed<T: DeserializeOwned>(object: &DynamicObject) -> T {
     serde_json::to_value(object).and_then(serde_json::from_value).expect("an object of its kind")
 }
 
 /// Both daemons' pods.
-fn pods(objects: &[DynamicObject]) -> Vec<(PodSpec, Container)> {
+pub fn pods(objects: &[DynamicObject]) -> Vec<(PodSpec, Container)> {
     let pods: Vec<_> = of_kind(objects, "Deployment")
         .into_iter()
         .map(|object| {
@@ -39,7 +39,11 @@ fn pods(objects: &[DynamicObject]) -> Vec<(PodSpec, Container)> {
 
 /// The namespace files of the ConfigMap: the key, and the text.
 pub fn namespace_files(objects: &[DynamicObject]) -> Vec<(String, String)> {
-    let [map] = &of_kind(objects, "ConfigMap")[..] else { panic!("one ConfigMap") };
+    let maps = of_kind(objects, "ConfigMap");
+    let ours = |map: &&&DynamicObject| {
+        map.metadata.name.as_deref().is_some_and(|name| name.ends_with("-namespaces"))
+    };
+    let map = maps.iter().find(ours).expect("the ConfigMap of the namespace files");
     typed::<ConfigMap>(map).data.unwrap().into_iter().collect()
 }
 

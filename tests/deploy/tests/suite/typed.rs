@@ -18,10 +18,11 @@ use serde_json::Value;
 use crate::values::{MANIFESTS, SETS, rendered};
 
 /// Kinds whose types are not Kubernetes' own: their operators check them.
-const FOREIGN: [&str; 4] = [
+const FOREIGN: [&str; 5] = [
     "gateway.networking.k8s.io/v1 HTTPRoute",
     "gateway.networking.k8s.io/v1beta1 ReferenceGrant",
     "keda.sh/v1alpha1 ScaledObject",
+    "monitoring.coreos.com/v1 PrometheusRule",
     "monitoring.coreos.com/v1 ServiceMonitor",
 ];
 

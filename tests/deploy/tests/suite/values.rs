@@ -7,9 +7,13 @@ use serde_json::Value;
 /// What examples/kubernetes shows.
 pub const EXAMPLE: &str = include_str!("../../../../examples/kubernetes/values.yaml");
 
+/// What the chart offers for production.
+pub const PRODUCTION: &str = include_str!("../../../../deploy/helm/scaler/values-production.yaml");
+
 /// Every set: a name, and the values.
-pub const SETS: [(&str, &str); 5] = [
+pub const SETS: [(&str, &str); 6] = [
     ("defaults", ""),
+    ("production", PRODUCTION),
     ("all namespaces", r#"namespaces: {"*": {scaleInterval: 30s}}"#),
     ("the example's", EXAMPLE),
     ("everything off", include_str!("../../values/off.yaml")),
