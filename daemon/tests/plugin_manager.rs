@@ -279,11 +279,39 @@ async fn one_broken_file_at_start_is_its_own_affair() {
     assert!(told.contains("b.yaml:3: ") && told.contains("c.yaml:2:6: "), "{told}");
 }
 
+/// It is no problem either: one image serves files of several kinds.
+#[tokio::test]
+async fn a_plugin_that_a_file_does_not_configure_is_not_started() {
+    let host = Host::new();
+    host.write("a.yaml", "namespace: a\n");
+    host.write("picky.yaml", "namespace: picky\n");
+    let plugin_manager = host.start().await.unwrap();
+    let outside = Outside::of(&plugin_manager);
+    let mut served = plugin_manager.served();
+    let namespaces =
+        |served: &Arc<[Served]>| served.iter().map(|served| served.namespace.clone()).collect::<Vec<_>>();
+    assert_eq!(namespaces(&served.borrow_and_update()), ["a"]);
+    assert_eq!(outside.get("/readyz").await, "ready\n");
+    assert_eq!(outside.get("/api/v1/problems").await, "{\"problems\":[]}\n");
+    // Its section comes, is refused, and goes.
+    host.write("picky.yaml", "namespace: picky\nplugins: {misbehaving: {}}\n");
+    assert_eq!(namespaces(&next(&mut served).await), ["a", "picky"]);
+    host.write("picky.yaml", "namespace: picky\nplugins: {misbehaving: {new: error}}\n");
+    outside.shows("/readyz", "new fails, as configured").await;
+    host.write("picky.yaml", "namespace: picky\n");
+    assert_eq!(namespaces(&next(&mut served).await), ["a"]);
+    assert_eq!(outside.get("/readyz").await, "ready\n");
+}
+
 #[tokio::test]
 async fn nothing_to_serve_ends_the_daemon() {
     let host = Host::new();
     let told = refused(host.start().await);
     assert!(told.contains("there is no namespace file in it"), "{told}");
+    host.write("demo.yaml", "namespace: picky\n");
+    let told = refused(host.start().await);
+    let expected = "no namespace file configures any of the plugins, expected one of plugins.misbehaving";
+    assert_eq!(told, expected);
     host.write("demo.yaml", "namespace: demo\nplugins:\n  misbehaving: {host: 1}\n");
     let told = refused(host.start().await);
     assert!(told.contains("demo.yaml:3:17: unknown key \"host\""), "{told}");

@@ -98,6 +98,9 @@ pub enum CallError {
     /// The plugin answered with an error, or panicked.
     #[error("{0}")]
     Plugin(String),
+    /// The namespace file gives the plugin nothing to do: there is no instance.
+    #[error("the namespace file does not configure it")]
+    NotConfigured,
     /// No answer in time; the call was cancelled.
     #[error("no answer within {}", duration::short(*.0))]
     TimedOut(Duration),
@@ -122,6 +125,9 @@ impl fmt::Display for RejectedPlugin {
 
 impl From<Fault> for CallError {
     fn from(fault: Fault) -> Self {
-        CallError::Plugin(fault.to_string())
+        match fault {
+            Fault::NotConfigured => CallError::NotConfigured,
+            fault => CallError::Plugin(fault.to_string()),
+        }
     }
 }

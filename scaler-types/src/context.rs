@@ -114,6 +114,11 @@ impl Role {
 // === impl PluginContext ===
 
 impl PluginContext {
+    /// Whether the namespace file has `plugins.<kind>`. A file that cannot be read counts as one that has: reading it reports why.
+    pub fn has_section(&self) -> bool {
+        !matches!(self.section::<IgnoredAny>(), Ok(None))
+    }
+
     /// The plugin's own configuration in the namespace file, `plugins.<kind>`; `None` where there is none.
     ///
     /// # Errors
@@ -228,6 +233,9 @@ mod tests {
     fn a_plugin_gets_its_own_section_and_nothing_else() {
         let text = "namespace: demo\nplugins:\n  other: [1, {a: b}]\n  process:\n    resources:\n      - {name: hello, port: 9000}\n";
         let one = One { name: "hello".to_owned(), port: 9000, command: Vec::new() };
+        for there in [text, "plugins: {process: }\n", "plugins: {process: 1}\n", "plugins: [process]\n"] {
+            assert!(context(there).has_section(), "{there:?}");
+        }
         assert_eq!(context(text).section().unwrap(), Some(Own { resources: vec![one] }));
         for none in [
             "",
@@ -237,6 +245,7 @@ mod tests {
             "dlx: {process: 1}\n",
         ] {
             assert_eq!(context(none).section::<Own>().unwrap(), None, "{none:?}");
+            assert!(!context(none).has_section(), "{none:?}");
         }
     }
 

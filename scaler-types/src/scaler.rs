@@ -24,6 +24,14 @@ pub trait ResourceScaler: Send + Sync + Sized + 'static {
     /// The configuration cannot be used: the daemon reports it and keeps the instance that it had.
     fn new(context: PluginContext) -> impl Future<Output = Result<Self>> + Send;
 
+    /// Whether this namespace file gives it anything to do; by default every file does. If not, no instance is started for the
+    /// file, and nothing is reported. Most plugins return [`PluginContext::has_section`].
+    ///
+    /// Called before the plugin has a runtime: only look at the context.
+    fn is_configured(_context: &PluginContext) -> bool {
+        true
+    }
+
     /// All resources it manages, whatever their state. Not older than the call.
     ///
     /// # Errors

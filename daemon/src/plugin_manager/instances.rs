@@ -48,6 +48,8 @@ pub(super) struct InstanceManager {
     running: BTreeMap<Key, Running>,
     /// Sections that their plugins did not take.
     refused: BTreeMap<Key, Refused>,
+    /// Files that give a plugin nothing to do.
+    not_configured: BTreeMap<Key, Says>,
     /// The instances that are starting, each in a task of its own: a plugin that hangs delays no other.
     starting: JoinSet<Started>,
     /// The parameters they are started with.
@@ -88,6 +90,8 @@ struct Started {
 /// Why an instance did not start. Each message is one line.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
+    #[error("not configured")]
+    NotConfigured,
     /// An error in its section, which names the place itself.
     #[error(transparent)]
     InSection(CallError),
@@ -116,6 +120,7 @@ impl InstanceManager {
             watch,
             running: BTreeMap::new(),
             refused: BTreeMap::new(),
+            not_configured: BTreeMap::new(),
             starting: JoinSet::new(),
             pending: BTreeMap::new(),
             over: Vec::new(),
@@ -299,7 +304,8 @@ impl InstanceManager {
                     .get(&key)
                     .is_some_and(|refused| refused.says == says && refused.again > Instant::now());
                 let begun = self.pending.get(&key) == Some(&says);
-                if stands {
+                let idle = self.not_configured.get(&key) == Some(&says);
+                if stands || idle {
                     // Perhaps changed back to what it was.
                     self.refused.remove(&key);
                     self.pending.remove(&key);
@@ -317,6 +323,7 @@ impl InstanceManager {
             }
         }
         self.refused.retain(|key, _| wanted.contains(key));
+        self.not_configured.retain(|key, _| wanted.contains(key));
         self.pending.retain(|key, _| wanted.contains(key));
     }
 
@@ -344,9 +351,15 @@ impl InstanceManager {
                     "started plugin instance"
                 );
                 self.refused.remove(&key);
+                self.not_configured.remove(&key);
                 let settings = Settings::merge(&contents.says.settings, &self.fixed.flags, &defaults);
                 let running = Running { instance, says, defaults, settings: Arc::new(settings) };
                 self.over.extend(self.running.insert(key, running).map(|old| old.instance));
+            }
+            Err(StartError::NotConfigured) if wanted => {
+                self.refused.remove(&key);
+                self.over.extend(self.running.remove(&key).map(|running| running.instance));
+                self.not_configured.insert(key, says);
             }
             Err(error) if wanted => self.refuse(key, says, error),
             Err(_) => {}
@@ -423,6 +436,9 @@ async fn start(
 ) -> Result<(Arc<dyn RunningPlugin>, ResourceScalerConfig), StartError> {
     let kind = plugin.kind();
     let instance = plugin.start(context).await.map_err(|error| {
+        if error == CallError::NotConfigured {
+            return StartError::NotConfigured;
+        }
         let place = match contents.says.sections.get(kind) {
             _ if !contents.name.is_empty() && error.to_string().starts_with(&contents.name) => {
                 return StartError::InSection(error);

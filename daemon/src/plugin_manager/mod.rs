@@ -139,14 +139,18 @@ impl PluginManager {
         }
         let errors = view::lock(&view).errors();
         if served.borrow().is_empty() {
-            return Err(Misconfigured(match errors.is_empty() {
-                true => format!(
-                    "--config {}: there is no namespace file in it (*.yaml, *.yml)",
-                    shown(&flags.config)
-                ),
-                false => errors.join("; "),
-            })
-            .into());
+            let why = if !errors.is_empty() {
+                errors.join("; ")
+            } else if view::lock(&view).has_files() {
+                let sections = plugins.loaded.iter().map(|plugin| format!("plugins.{}", plugin.kind()));
+                format!(
+                    "no namespace file configures any of the plugins, expected one of {}",
+                    sections.collect::<Vec<_>>().join(", ")
+                )
+            } else {
+                format!("--config {}: there is no namespace file in it (*.yaml, *.yml)", shown(&flags.config))
+            };
+            return Err(Misconfigured(why).into());
         }
         tokio::spawn(keeper.follow(draining));
         Ok((Self { served, plugins, view }, errors))

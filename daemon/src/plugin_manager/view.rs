@@ -82,6 +82,11 @@ impl View {
         self.files.iter().flat_map(|file| file.errors.iter().cloned()).collect()
     }
 
+    /// Whether there is any namespace file, or a namespace without one.
+    pub(super) fn has_files(&self) -> bool {
+        !self.files.is_empty()
+    }
+
     /// The problems of the files and their consequences, a line each.
     fn problems(&self) -> Vec<String> {
         let errors = self

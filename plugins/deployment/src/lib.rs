@@ -22,9 +22,9 @@ use std::{
 
 use anyhow::Context as _;
 use scaler_types::{
-    Backend, Changes, Dlx, InterceptionRequest, PluginContext, Record, Resource, ResourceEvent, ResourceId,
-    ResourceScaler, ResourceScalerConfig, RestoreRequest, Result, Role, ScaleError, ScaleRequest, Severity,
-    Target, Version,
+    Backend, Changes, Coordination, Dlx, InterceptionRequest, PluginContext, Record, Resource, ResourceEvent,
+    ResourceId, ResourceScaler, ResourceScalerConfig, RestoreRequest, Result, Role, ScaleError, ScaleRequest,
+    Severity, Target, Version,
 };
 use tokio::task::JoinSet;
 
@@ -58,6 +58,11 @@ scaler_types::export_resource_scaler!(DeploymentScaler);
 
 impl ResourceScaler for DeploymentScaler {
     const KIND: &'static str = "deployment";
+
+    /// In a cluster every file does: workloads opt in by annotations. On one host only a file that says so by mistake.
+    fn is_configured(context: &PluginContext) -> bool {
+        context.coordination == Coordination::Leases || context.has_section()
+    }
 
     async fn new(context: PluginContext) -> Result<Self> {
         let clock: Clock = Arc::new(Instant::now);

@@ -58,6 +58,10 @@ scaler_types::export_resource_scaler!(ProcessScaler);
 impl ResourceScaler for ProcessScaler {
     const KIND: &'static str = "process";
 
+    fn is_configured(context: &PluginContext) -> bool {
+        context.has_section()
+    }
+
     async fn new(context: PluginContext) -> Result<Self> {
         let shim = context.plugin_dir.join("process-shim");
         anyhow::ensure!(

@@ -135,14 +135,25 @@ fn module<S: ResourceScaler>() -> ModuleRef {
     Module { kind: RStr::from_str(S::KIND), create: create::<S> }.leak_into_prefix()
 }
 
+/// The context of a new instance, if its namespace file gives the plugin anything to do.
+fn configured_context<S: ResourceScaler>(request: &[u8]) -> Result<PluginContext, Fault> {
+    let context = plugin_context(request)?;
+    let configured = catch_unwind(AssertUnwindSafe(|| S::is_configured(&context))).map_err(panicked)?;
+    if configured { Ok(context) } else { Err(Fault::NotConfigured) }
+}
+
 extern "C" fn create<S: ResourceScaler>(host: Host, context: RVec<u8>) -> Call<BoxScaler> {
+    // Before there is a runtime: a plugin that nobody configures has no threads.
+    let context = match configured_context::<S>(&context) {
+        Ok(context) => context,
+        Err(why) => return std::future::ready(RErr(fault(why))).into_ffi(),
+    };
     // On the host's thread: a runtime that cannot have its threads panics.
     let runtime = match catch_unwind(|| RUNTIME.get_or_init(|| runtime::<S>(host))) {
         Ok(runtime) => runtime,
         Err(payload) => return std::future::ready(RErr(fault(panicked(payload)))).into_ffi(),
     };
     let make = async move {
-        let context = plugin_context(&context)?;
         let scaler = S::new(context).await.map_err(failed)?;
         Ok(Guarded { scaler: Some(Arc::new(scaler)), runtime })
     };
@@ -394,6 +405,22 @@ mod tests {
         assert!(matches!(other, Err(Fault::Unsupported(_))), "{other:?}");
     }
 
+    /// No runtime either: it is made with the first instance.
+    #[test]
+    fn an_instance_that_has_nothing_to_do_is_not_made() {
+        let request = |text: &str| {
+            let text = serde_json::to_string(text).unwrap();
+            format!(
+                r#"{{"interface": "resource_scaler", "namespace": "demo", "role": "dlx", "state_dir": "/s",
+                "plugin_dir": "/p", "kind": "picky", "namespace_file_text": {text}}}"#
+            )
+        };
+        let context = |text: &str| configured_context::<Picky>(request(text).as_bytes());
+        assert_eq!(context("plugins: {other: {}}\n"), Err(Fault::NotConfigured));
+        assert_eq!(context("plugins: {picky: {}}\n").unwrap().kind, "picky");
+        assert!(configured_context::<Quiet>(request("").as_bytes()).is_ok(), "the default");
+    }
+
     /// A newer host: a method and a field of an argument that this plugin does not know.
     #[test]
     fn what_a_newer_host_asks_is_ignored_or_unsupported() {
@@ -449,6 +476,33 @@ mod tests {
 
         async fn changes(&self, _: u64) -> crate::Result<Changes> {
             std::future::pending().await
+        }
+    }
+
+    /// Wants configuration.
+    struct Picky;
+
+    impl ResourceScaler for Picky {
+        const KIND: &'static str = "picky";
+
+        fn is_configured(context: &PluginContext) -> bool {
+            context.has_section()
+        }
+
+        async fn new(_: PluginContext) -> crate::Result<Self> {
+            Ok(Self)
+        }
+
+        async fn get_resources(&self) -> crate::Result<Vec<crate::Resource>> {
+            Ok(Vec::new())
+        }
+
+        async fn set_scale(&self, _: &ScaleRequest) -> Result<(), ScaleError> {
+            Err(ScaleError::Conflict)
+        }
+
+        async fn resolve_service_name(&self, resource: &ResourceId) -> crate::Result<String> {
+            Ok(resource.to_string())
         }
     }
 

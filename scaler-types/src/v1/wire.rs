@@ -82,6 +82,9 @@ pub enum Fault {
     /// The author's code panicked; the message and where.
     #[error("the plugin panicked: {0}")]
     Panicked(String),
+    /// The namespace file gives the plugin nothing to do.
+    #[error("the namespace file does not configure it")]
+    NotConfigured,
     /// The plugin was built before this method or interface existed.
     #[error("the plugin does not support {0}; build it with a newer scaler-types")]
     Unsupported(String),
