@@ -71,6 +71,7 @@ impl Built {
 }
 
 /// A crate whose library is a plugin.
+#[derive(Clone)]
 pub struct Plugin {
     package: String,
     folder: PathBuf,
@@ -80,7 +81,7 @@ pub struct Plugin {
     pub programs: Vec<String>,
 }
 
-/// The crates under plugins/: one image of each daemon is made with each.
+/// The crates under plugins/: images and the release have them.
 ///
 /// # Errors
 ///

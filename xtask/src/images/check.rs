@@ -13,16 +13,17 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{DAEMONS, tree};
-use crate::{
-    build::{Built, plugins},
-    workspace::target,
-};
+use super::{DAEMONS, tree, variants};
+use crate::{build::Built, workspace::target};
 
-/// How long a daemon may take to load its plugin.
+/// How long a daemon may take to load its plugins.
 const LOADED: Duration = Duration::from_secs(30);
 
-/// Each tree holds what its base's glibc loads, and the daemon finds its plugin in it: as a user without rights, on a
+/// A namespace file of one of the plugins, for the image with all of them: the others must neither start nor complain.
+const FILE: &str =
+    "namespace: demo\nplugins: {process: {resources: [{name: hello, command: [hello], port: 9}]}}\n";
+
+/// Each tree holds what its base's glibc loads, and the daemon finds its plugins in it: as a user without rights, on a
 /// root that cannot be written, with nothing but what the image has. The C library is this machine's, in the base's place.
 ///
 /// Where no such root can be made (it takes root's rights) only the trees are checked, and that is said.
@@ -39,11 +40,12 @@ pub fn check(built: &Built) -> Result<()> {
             "    not proved: that the daemons start on a read-only root without rights; that takes root's rights"
         );
     }
-    for kind in plugins()? {
+    for variant in variants()? {
+        let kinds: Vec<_> = variant.plugins.iter().map(|plugin| plugin.library.as_str()).collect();
         for daemon in DAEMONS {
-            let name = format!("{daemon}-{}", kind.library);
+            let name = variant.image(daemon);
             let root = scratch.path().join(&name);
-            tree::assemble(built, daemon, &kind, &root)?;
+            tree::assemble(built, daemon, &variant.plugins, &root)?;
             if newer_here {
                 println!("    not proved: that {name} starts on its base; this machine's glibc is newer");
             } else {
@@ -51,7 +53,11 @@ pub fn check(built: &Built) -> Result<()> {
             }
             if confined {
                 add_base(&root)?;
-                start(&root, daemon, &kind.library).with_context(|| name)?;
+                let file = root.join("demo.yaml");
+                if variant.kind.is_none() {
+                    fs::write(&file, FILE).with_context(|| format!("writing {}", file.display()))?;
+                }
+                start(&root, daemon, &kinds).with_context(|| name)?;
             }
         }
     }
@@ -96,8 +102,9 @@ fn add_base(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Starts the daemon and waits until it says that it loaded the plugin.
-fn start(root: &Path, daemon: &str, kind: &str) -> Result<()> {
+/// Starts the daemon and waits until it says that it loaded the plugins; with [`FILE`], until it started the one that is
+/// configured, without an error or a warning about the others.
+fn start(root: &Path, daemon: &str, kinds: &[&str]) -> Result<()> {
     // The image's USER, WORKDIR and ENTRYPOINT; --state-dir is a volume; every container has /proc and /dev.
     let confine = r#"mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && mount -t tmpfs -o mode=777 none "$0/state" &&
         mount --rbind /proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot --userspec=65532:65532 "$0" "$@""#;
@@ -111,6 +118,13 @@ fn start(root: &Path, daemon: &str, kind: &str) -> Result<()> {
     ]);
     if daemon == "dlx" {
         command.args(["--listen-address", "127.0.0.1:0"]);
+    }
+    let mut missing: Vec<_> =
+        kinds.iter().map(|kind| ["plugin loaded".to_owned(), format!("plugins/{kind}.so")]).collect();
+    let configured = root.join("demo.yaml").is_file();
+    if configured {
+        command.args(["--config", "/demo.yaml"]);
+        missing.push(["started plugin instance".to_owned(), "kind=\"process\"".to_owned()]);
     }
     let mut child = command
         .env_clear()
@@ -130,22 +144,21 @@ fn start(root: &Path, daemon: &str, kind: &str) -> Result<()> {
         }
     });
     let mut log = String::new();
-    let wanted = format!("plugins/{kind}.so");
-    let loaded = loop {
-        match said.recv_timeout(LOADED) {
-            Ok(line) if line.contains("plugin loaded") && line.contains(&wanted) => break true,
-            Ok(line) => log += &format!("\n{line}"),
-            // It ended, or says nothing any more.
-            Err(_) => break false,
-        }
-    };
+    while !missing.is_empty() {
+        // No line: it ended, or says nothing any more.
+        let Ok(line) = said.recv_timeout(LOADED) else { break };
+        missing.retain(|parts| !parts.iter().all(|part| line.contains(part)));
+        log += &format!("\n{line}");
+    }
     drop(said);
     // It may have ended by itself: without a cluster some plugins have nothing to do.
     let _ = child.kill();
     let status = child.wait().context("waiting for the daemon")?;
     let _ = reader.join();
-    if !loaded {
-        bail!("{daemon} ended with {status} and loaded no {wanted}; its log:{log}");
+    if !missing.is_empty() {
+        bail!("{daemon} ended with {status} without {missing:?} in its log:{log}");
     }
+    let complains = |line: &str| line.contains(" ERROR ") || line.contains(" WARN ");
+    ensure!(!configured || !log.lines().any(complains), "{daemon} complains in its log:{log}");
     Ok(())
 }

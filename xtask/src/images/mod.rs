@@ -1,10 +1,10 @@
-//! Images: one of each daemon per kind of resource.
+//! Images: one of each daemon with all plugins, and one of each daemon per plugin.
 
 pub mod check;
-mod tree;
+pub mod tree;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -20,7 +20,10 @@ use crate::{
 /// Both daemons; an image holds one.
 const DAEMONS: [&str; 2] = ["autoscaler", "dlx"];
 
-/// Builds the images: autoscaler-KIND and dlx-KIND for each kind of resource
+/// What selects the images with all plugins.
+const ALL: &str = "all";
+
+/// Builds the images: autoscaler and dlx with all plugins, and autoscaler-KIND and dlx-KIND with one
 ///
 /// With docker, podman or buildah, whichever is there, from deploy/docker/Dockerfile, which builds the workspace inside.
 #[derive(clap::Args)]
@@ -28,7 +31,7 @@ const DAEMONS: [&str; 2] = ["autoscaler", "dlx"];
   cargo xtask images                                                          all kinds
   cargo xtask images deployment --registry registry.example.com/scaler        of one kind, with a prefix")]
 pub struct Images {
-    /// Which kinds; without any: every plugin under plugins/
+    /// Which images: `all` for those with all plugins, or the kind of one plugin; without any: all images
     kinds: Vec<String>,
     /// What stands before the images' names, e.g. registry.example.com/scaler
     #[arg(long, value_name = "PREFIX")]
@@ -36,12 +39,22 @@ pub struct Images {
     /// What stands behind them
     #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
     tag: String,
+    /// Push each image to the registry once all are built
+    #[arg(long, requires = "registry")]
+    push: bool,
     /// Build no image; put each image's file tree into DIR, from a release build on this machine. (The Dockerfile does so)
     #[arg(long, value_name = "DIR", conflicts_with = "check")]
     tree: Option<PathBuf>,
-    /// Build no image; check with a debug build that each daemon starts from its file tree and finds its plugin there
+    /// Build no image; check with a debug build that each daemon starts from its file tree and finds its plugins there
     #[arg(long)]
     check: bool,
+}
+
+/// The plugins of an image of each daemon.
+struct Variant {
+    /// The one plugin's kind; none: all plugins.
+    kind: Option<String>,
+    plugins: Vec<Plugin>,
 }
 
 // === impl Images ===
@@ -56,45 +69,82 @@ impl Images {
         if self.check {
             return check::check(&build(Profile::Debug)?);
         }
-        let mut chosen = plugins()?;
-        let known: Vec<_> = chosen.iter().map(|plugin| plugin.library.clone()).collect();
+        let mut chosen = variants()?;
+        let known: Vec<_> = chosen.iter().map(|variant| variant.name().to_owned()).collect();
         if let Some(unknown) = self.kinds.iter().find(|kind| !known.contains(kind)) {
-            bail!("there is no kind {unknown}: plugins/ has {}", known.join(", "));
+            bail!("there is no image of kind {unknown}, expected one of {}", known.join(", "));
         }
-        chosen.retain(|plugin| self.kinds.is_empty() || self.kinds.contains(&plugin.library));
+        chosen
+            .retain(|variant| self.kinds.is_empty() || self.kinds.iter().any(|kind| kind == variant.name()));
         match &self.tree {
-            Some(folder) => trees(&chosen, folder.clone()),
+            Some(folder) => trees(&chosen, folder),
             None => self.images(&chosen),
         }
     }
 
-    fn images(&self, kinds: &[Plugin]) -> Result<()> {
+    fn images(&self, variants: &[Variant]) -> Result<()> {
         let builder = builder()?;
         let mut made = Vec::new();
-        for kind in kinds {
+        for variant in variants {
             for daemon in DAEMONS {
                 let prefix =
                     self.registry.as_ref().map(|prefix| format!("{}/", prefix.trim_end_matches('/')));
-                let name = format!("{}{daemon}-{}:{}", prefix.unwrap_or_default(), kind.library, self.tag);
+                let name = format!("{}{}:{}", prefix.unwrap_or_default(), variant.image(daemon), self.tag);
                 let mut build = Command::new(&builder);
                 build.args(["build", "--file", "deploy/docker/Dockerfile", "--target", daemon]);
-                build.args(["--build-arg", &format!("KIND={}", kind.library), "--tag", &name, "."]);
-                run(build.current_dir(root()))?;
+                if let Some(kind) = &variant.kind {
+                    build.args(["--build-arg", &format!("KIND={kind}")]);
+                }
+                run(build.args(["--tag", &name, "."]).current_dir(root()))?;
                 made.push(name);
             }
         }
-        println!("\nbuilt, and pushed nowhere:\n  {}", made.join("\n  "));
-        Ok(())
+        if !self.push {
+            println!("\nbuilt, and pushed nowhere:\n  {}", made.join("\n  "));
+            return Ok(());
+        }
+        made.iter().try_for_each(|name| run(Command::new(&builder).args(["push", name])))
     }
 }
 
-/// Each daemon's tree with each kind, as `DIR/dlx-deployment`.
-fn trees(kinds: &[Plugin], folder: PathBuf) -> Result<()> {
+// === impl Variant ===
+
+impl Variant {
+    /// How it is named on the command line.
+    fn name(&self) -> &str {
+        self.kind.as_deref().unwrap_or(ALL)
+    }
+
+    /// The name of a daemon's image, and of its tree.
+    fn image(&self, daemon: &str) -> String {
+        self.kind.as_ref().map_or_else(|| daemon.to_owned(), |kind| format!("{daemon}-{kind}"))
+    }
+}
+
+/// All images: first those with all plugins.
+fn variants() -> Result<Vec<Variant>> {
+    let plugins = plugins()?;
+    let single = plugins
+        .iter()
+        .map(|plugin| Variant { kind: Some(plugin.library.clone()), plugins: vec![plugin.clone()] });
+    let single: Vec<_> = single.collect();
+    Ok(std::iter::once(Variant { kind: None, plugins }).chain(single).collect())
+}
+
+/// The images' names: what the release workflow joins from those of each processor.
+#[cfg(test)]
+pub fn names() -> Result<Vec<String>> {
+    let of = |variant: &Variant| DAEMONS.map(|daemon| variant.image(daemon));
+    Ok(variants()?.iter().flat_map(of).collect())
+}
+
+/// Each daemon's tree of each variant, as `DIR/dlx` and `DIR/dlx-deployment`.
+fn trees(variants: &[Variant], folder: &Path) -> Result<()> {
     let built = build(Profile::Release)?;
-    for kind in kinds {
+    for variant in variants {
         for daemon in DAEMONS {
-            let tree = folder.join(format!("{daemon}-{}", kind.library));
-            tree::assemble(&built, daemon, kind, &tree)?;
+            let tree = folder.join(variant.image(daemon));
+            tree::assemble(&built, daemon, &variant.plugins, &tree)?;
             tree::refuse_newer_glibc(&tree)?;
             println!("{}", tree.display());
         }

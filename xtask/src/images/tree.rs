@@ -1,4 +1,4 @@
-//! What an image holds beside its base: the daemon, and one plugin where the daemon looks for it.
+//! What an image holds beside its base: the daemon, and the plugins where the daemon looks for them.
 
 use std::{
     fs,
@@ -17,28 +17,41 @@ pub const BASE_GLIBC: (u32, u32) = (2, 36);
 /// The daemon's own folder: on the path, so that `kubectl exec ... -- autoscaler explain` finds it.
 pub const PROGRAMS: &str = "usr/local/bin";
 
-/// Puts a daemon and the plugin of one kind (with the programs that belong to it) into `tree`.
+/// Puts a daemon and plugins (with the programs that belong to them) into `tree`.
 ///
 /// # Errors
 ///
 /// The file system's.
-pub fn assemble(built: &Built, daemon: &str, kind: &Plugin, tree: &Path) -> Result<()> {
-    let library = format!("{}.so", kind.library);
-    let mut files = vec![
-        (built.program(daemon), tree.join(PROGRAMS).join(daemon)),
-        (built.plugins.join(&library), tree.join("plugins").join(&library)),
-    ];
-    for program in &kind.programs {
-        files.push((built.plugins.join(program), tree.join("plugins").join(program)));
-    }
-    for (from, to) in files {
-        let doing = || format!("copying {} to {}", from.display(), to.display());
-        fs::create_dir_all(to.parent().unwrap_or(tree)).with_context(doing)?;
-        fs::copy(&from, &to).with_context(doing)?;
-        // The daemon's user may not write it.
-        fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).with_context(doing)?;
+pub fn assemble(built: &Built, daemon: &str, plugins: &[Plugin], tree: &Path) -> Result<()> {
+    put_program(&built.program(daemon), &tree.join(PROGRAMS).join(daemon))?;
+    put_plugins(built, plugins, &tree.join("plugins"))
+}
+
+/// Puts plugins, with the programs that belong to them, into `folder`.
+///
+/// # Errors
+///
+/// The file system's.
+pub fn put_plugins(built: &Built, plugins: &[Plugin], folder: &Path) -> Result<()> {
+    for plugin in plugins {
+        let library = format!("{}.so", plugin.library);
+        for file in std::iter::once(&library).chain(&plugin.programs) {
+            put_program(&built.plugins.join(file), &folder.join(file))?;
+        }
     }
     Ok(())
+}
+
+/// Copies a program or library; only its owner may write it, all may run it.
+///
+/// # Errors
+///
+/// The file system's.
+pub fn put_program(from: &Path, to: &Path) -> Result<()> {
+    let doing = || format!("copying {} to {}", from.display(), to.display());
+    fs::create_dir_all(to.parent().unwrap_or(to)).with_context(doing)?;
+    fs::copy(from, to).with_context(doing)?;
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).with_context(doing)
 }
 
 /// Every file of a tree.
