@@ -12,6 +12,7 @@ mod lint;
 mod manifests;
 mod new_plugin;
 mod reference;
+mod release;
 mod scene;
 mod soak;
 mod steps;
@@ -46,6 +47,7 @@ enum Command {
     Images(images::Images),
     Manifests(manifests::Manifests),
     Reference(reference::Reference),
+    Release(release::Release),
     #[command(hide = true)]
     ColdService(bench::ColdService),
     #[command(hide = true)]
@@ -80,6 +82,7 @@ fn main() -> ExitCode {
         Command::Images(images) => images.run(),
         Command::Manifests(manifests) => manifests.run(),
         Command::Reference(reference) => reference.run(),
+        Command::Release(release) => release.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
