@@ -15,6 +15,7 @@ mod intercepted;
 mod leaders;
 mod mutants;
 mod outage;
+mod pages;
 mod prometheus;
 mod protocols;
 mod rbac;
