@@ -1,6 +1,10 @@
 //! Events about what is wrong with a workload, for as long as it is.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use scaler_types::{ResourceEvent, ResourceId, Role, Severity};
 use tokio::time::{Instant, timeout_at};
@@ -21,9 +25,16 @@ const SETTLE_DELAY: Duration = Duration::from_secs(3);
 /// How often a warning that still holds is repeated: an Event is kept for an hour or so.
 pub(crate) const REPEAT_INTERVAL: Duration = Duration::from_secs(30 * 60);
 
+/// A warning, and what it is about.
+type Subject = Arc<(ResourceId, Warning)>;
+
 /// Warnings to be published, and when.
 #[derive(Default)]
-struct DueWarnings(BTreeMap<(Instant, ResourceId, Warning), bool>);
+struct DueWarnings {
+    in_order: BTreeSet<(Instant, Subject)>,
+    /// When each is due, and whether that is the first time.
+    due: HashMap<Subject, (Instant, bool)>,
+}
 
 /// Every daemon logs what is wrong; the autoscaler writes it on the object, and again while it holds.
 pub(crate) async fn publish_warnings(store: Arc<Store>, events: Arc<Events>, role: Role) {
@@ -33,8 +44,9 @@ pub(crate) async fn publish_warnings(store: Arc<Store>, events: Arc<Events>, rol
         changed.borrow_and_update();
         let now = Instant::now();
         due.add(now, store.warnings());
-        while let Some((id, warning, first)) = due.next(now) {
-            let Some(object) = store.standing_warning(&id, &warning) else { continue };
+        while let Some((subject, first)) = due.next(now) {
+            let (id, warning) = &*subject;
+            let Some(object) = store.standing_warning(id, warning) else { continue };
             if first {
                 tracing::warn!(resource = %id, reason = warning.reason, "{}", warning.message);
             }
@@ -46,7 +58,7 @@ pub(crate) async fn publish_warnings(store: Arc<Store>, events: Arc<Events>, rol
                     tracing::warn!(resource = %id, error = cluster::describe_error(&error), "failed to write an Event");
                 }
             }
-            due.again(now, id, warning);
+            due.again(now, subject);
         }
         // Closed never: `store` holds it.
         match due.first() {
@@ -72,26 +84,33 @@ fn settle_delay(warning: &Warning) -> Duration {
 impl DueWarnings {
     /// Adds new warnings. One that was published before and did not hold in between starts again.
     fn add(&mut self, now: Instant, warnings: Vec<(ResourceId, Warning)>) {
-        for (id, warning) in warnings {
-            self.0.retain(|(_, of, known), _| (of, known) != (&id, &warning));
-            self.0.insert((now + settle_delay(&warning), id, warning), true);
+        for subject in warnings.into_iter().map(Arc::new) {
+            self.insert(now + settle_delay(&subject.1), subject, true);
         }
     }
 
     /// Takes one whose time has come, and whether it is the first time.
-    fn next(&mut self, now: Instant) -> Option<(ResourceId, Warning, bool)> {
-        let entry = self.0.first_entry().filter(|entry| entry.key().0 <= now)?;
-        let ((_, id, warning), first) = entry.remove_entry();
-        Some((id, warning, first))
+    fn next(&mut self, now: Instant) -> Option<(Subject, bool)> {
+        self.first().filter(|at| *at <= now)?;
+        let (_, subject) = self.in_order.pop_first()?;
+        let (_, first) = self.due.remove(&subject)?;
+        Some((subject, first))
     }
 
     /// Repeats it later, if it still holds.
-    fn again(&mut self, now: Instant, id: ResourceId, warning: Warning) {
-        self.0.insert((now + REPEAT_INTERVAL, id, warning), false);
+    fn again(&mut self, now: Instant, subject: Subject) {
+        self.insert(now + REPEAT_INTERVAL, subject, false);
     }
 
     fn first(&self) -> Option<Instant> {
-        self.0.first_key_value().map(|((at, ..), _)| *at)
+        self.in_order.first().map(|(at, _)| *at)
+    }
+
+    fn insert(&mut self, at: Instant, subject: Subject, first: bool) {
+        if let Some((before, _)) = self.due.insert(subject.clone(), (at, first)) {
+            self.in_order.remove(&(before, subject.clone()));
+        }
+        self.in_order.insert((at, subject));
     }
 }
 
@@ -108,16 +127,42 @@ mod tests {
         let start = Instant::now();
         let mut due = DueWarnings::default();
         due.add(start, vec![web("InterceptionRefused"), web("InvalidAnnotation")]);
-        let (id, warning, first) = due.next(start).unwrap();
-        assert_eq!((warning.reason, first), ("InvalidAnnotation", true));
-        due.again(start, id, warning);
+        let (subject, first) = due.next(start).unwrap();
+        assert_eq!((subject.1.reason, first), ("InvalidAnnotation", true));
+        due.again(start, subject);
         assert!(due.next(start).is_none());
         let settled = due.first().unwrap();
         assert!(settled > start && settled < start + REPEAT_INTERVAL);
-        assert_eq!(due.next(settled).unwrap().1.reason, "InterceptionRefused");
-        let (_, warning, first) = due.next(start + REPEAT_INTERVAL).unwrap();
-        assert_eq!((warning.reason, first), ("InvalidAnnotation", false));
+        assert_eq!(due.next(settled).unwrap().0.1.reason, "InterceptionRefused");
+        let (subject, first) = due.next(start + REPEAT_INTERVAL).unwrap();
+        assert_eq!((subject.1.reason, first), ("InvalidAnnotation", false));
         assert!(due.first().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_warning_that_returns_starts_again() {
+        let start = Instant::now();
+        let mut due = DueWarnings::default();
+        due.add(start, vec![web("InvalidAnnotation")]);
+        let (subject, _) = due.next(start).unwrap();
+        due.again(start, subject);
+        due.add(start, vec![web("InvalidAnnotation")]);
+        assert!(due.next(start).unwrap().1, "it did not hold in between");
+        assert!(due.first().is_none());
+    }
+
+    #[tokio::test]
+    async fn many_warnings_take_no_quadratic_time() {
+        // Quadratic, it would take longer than a test may.
+        let start = Instant::now();
+        let mut due = DueWarnings::default();
+        let warnings = |reason| {
+            let id = |number: usize| ResourceId::new("shop", number.to_string());
+            (0..100_000).map(move |number| (id(number), web(reason).1)).collect()
+        };
+        due.add(start, warnings("InvalidAnnotation"));
+        due.add(start, warnings("InvalidAnnotation"));
+        assert_eq!(std::iter::from_fn(|| due.next(start)).count(), 100_000);
     }
 
     #[tokio::test]

@@ -79,7 +79,7 @@ impl ListedWorkload {
 }
 
 /// A warning to be published as an Event on a workload.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Warning {
     /// In one word.
     pub(crate) reason: &'static str,
