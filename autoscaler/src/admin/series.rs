@@ -8,6 +8,7 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeMetric},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
+use scaler_types::ResourceId;
 use tokio::time::Instant;
 
 use super::AdminView;
@@ -24,24 +25,21 @@ pub(crate) struct ResourceSeries {
 /// A resource's labels, and a value.
 type Sample = (Vec<(&'static str, String)>, u64);
 
+/// Adds a value of a resource, with its labels beside the resource's own.
+type AddSample<'a> = dyn FnMut(&ResourceId, &[(&'static str, &str)], u64) + 'a;
+
 // === impl ResourceSeries ===
 
 impl ResourceSeries {
-    fn samples(
-        &self,
-        read: impl Fn(&ResourceStates, &mut dyn FnMut(&scaler_types::ResourceId, Sample)),
-    ) -> Vec<Sample> {
+    fn samples(&self, read: impl Fn(&ResourceStates, &mut AddSample<'_>)) -> Vec<Sample> {
         let mut samples = Vec::new();
         self.view.for_each_cycle(|(kind, _), states| {
-            read(states, &mut |id, (mut more, value)| {
+            read(states, &mut |id, more, value| {
                 if self.resources.show(value) {
-                    let mut labels = vec![
-                        ("namespace", id.namespace.clone()),
-                        ("name", id.name.clone()),
-                        ("kind", kind.clone()),
-                    ];
-                    labels.append(&mut more);
-                    samples.push((labels, value));
+                    let its: [(_, &str); 3] =
+                        [("namespace", &id.namespace), ("name", &id.name), ("kind", kind)];
+                    let labels = its.iter().chain(more).map(|(label, text)| (*label, (*text).to_owned()));
+                    samples.push((labels.collect(), value));
                 }
             });
         });
@@ -63,8 +61,7 @@ impl Collector for ResourceSeries {
         let drains = self.samples(|states, add| {
             for (id, known) in &states.resources {
                 for ((outcome, reason), count) in &known.failed_drains {
-                    let labels = vec![("outcome", (*outcome).to_owned()), ("reason", (*reason).to_owned())];
-                    add(id, (labels, *count));
+                    add(id, &[("outcome", outcome), ("reason", reason)], *count);
                 }
             }
         });
@@ -77,7 +74,7 @@ impl Collector for ResourceSeries {
         let frequent = self.samples(|states, add| {
             for (id, known) in &states.resources {
                 let wakes = known.wakes.frequent(now).map_or(0, |frequent| frequent.wakes as u64);
-                add(id, (Vec::new(), wakes));
+                add(id, &[], wakes);
             }
         });
         let help = "Wakes in the last hour of a resource that had more than three";
@@ -94,7 +91,7 @@ impl Collector for ResourceSeries {
                     [("scale_to_zero", Some(known.reported_refusal.is_some())), ("interception", intercepted)]
                 {
                     if let Some(refused) = refused {
-                        add(id, (vec![("what", what.to_owned())], u64::from(refused)));
+                        add(id, &[("what", what)], u64::from(refused));
                     }
                 }
             }
