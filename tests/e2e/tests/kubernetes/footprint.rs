@@ -46,7 +46,12 @@ fn ten_thousand_deployments() {
     }
     run(async {
         let bare = BareCluster::start().await;
-        let deployments = (0..DEPLOYMENTS).map(|number| deployment(&format!("web-{number}")));
+        let deployments = (0..DEPLOYMENTS).map(|number| {
+            let name = format!("web-{number}");
+            let mut deployment = deployment(&name);
+            deployment["metadata"]["annotations"]["scaler.dev/hosts"] = json!(format!("{name}.shop.svc"));
+            deployment
+        });
         bare.create_all(deployments).await;
         for part in [shop::Part::Autoscaler, shop::Part::Dlx] {
             bare.daemon(part, &part.deployment()).await;

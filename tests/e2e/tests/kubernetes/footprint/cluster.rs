@@ -65,7 +65,7 @@ impl BareCluster {
         let node = Node::start(client.clone(), options).await.unwrap();
         let annotations = json!({"scaler.dev/intercept": "manual"});
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "annotations": annotations}});
-        // Whatever is called as its Service is comes by the DLX.
+        // A request for a Deployment's host passes the DLX.
         let backend = json!({"service": {"name": "scaler-dlx", "port": {"number": 80}}});
         let paths = json!([{"path": "/", "pathType": "Prefix", "backend": backend}]);
         let ingress = json!({
@@ -186,7 +186,11 @@ impl BareCluster {
             pause(Duration::from_millis(200)).await;
         }
         let done = cycles().await - first;
-        (done, self.since(autoscaler, &before))
+        let cost = self.since(autoscaler, &before);
+        let metrics = admin::get(autoscaler.admin, "/metrics").await.expect("its metrics").text();
+        let refused = Metrics::parse(&metrics).sum("scaler_refused", &[]);
+        assert_eq!(refused, 0.0, "each can be scaled to zero: otherwise something else is measured");
+        (done, cost)
     }
 }
 
