@@ -24,9 +24,9 @@ pub struct Built {
     pub plugins: PathBuf,
 }
 
-/// Set: the folder of a debug build with everything, whose plugins are installed. The tests of this crate start commands
-/// without a build of their own.
-const BUILT: &str = "SCALER_E2E_BIN";
+/// Set: the folder of a debug build with everything, whose plugins are installed. Tests and the recording start the demo
+/// without a build of its own.
+pub const BUILT: &str = "SCALER_E2E_BIN";
 
 /// Builds what the demo and the bench run, and installs the plugins.
 ///

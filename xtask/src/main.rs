@@ -11,6 +11,7 @@ mod install;
 mod lint;
 mod manifests;
 mod new_plugin;
+mod record_demo;
 mod reference;
 mod release;
 mod scene;
@@ -47,6 +48,7 @@ enum Command {
     Images(images::Images),
     Manifests(manifests::Manifests),
     Reference(reference::Reference),
+    RecordDemo(record_demo::RecordDemo),
     Release(release::Release),
     #[command(hide = true)]
     ColdService(bench::ColdService),
@@ -82,6 +84,7 @@ fn main() -> ExitCode {
         Command::Images(images) => images.run(),
         Command::Manifests(manifests) => manifests.run(),
         Command::Reference(reference) => reference.run(),
+        Command::RecordDemo(record) => record.run(),
         Command::Release(release) => release.run(),
     };
     match done {

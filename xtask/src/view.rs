@@ -60,7 +60,7 @@ fn view(dlx: &Value, decision: Option<&Value>) -> View {
     View {
         name: name(dlx),
         state,
-        why,
+        why: whole_seconds(&why),
         requests: count(dlx, "requests"),
         in_flight,
         held: count(dlx, "held"),
@@ -77,6 +77,21 @@ fn awake(in_flight: u64, decision: &Value) -> Option<String> {
     let stale = ["not_active", "no_replicas", "in_flight"].contains(&text(decision, &["code"]).as_str());
     let reason = text(decision, &["reason"]);
     (text(decision, &["decision"]) == "keep" && !stale && !reason.is_empty()).then_some(reason)
+}
+
+/// Durations of a text in whole seconds: `3.207s` is `3s`.
+fn whole_seconds(text: &str) -> String {
+    let whole = |word: &str| {
+        let (duration, mark) = word.strip_suffix(',').map_or((word, ""), |duration| (duration, ","));
+        let seconds = match (duration.strip_suffix("ms"), duration.strip_suffix('s')) {
+            (Some(milliseconds), _) => milliseconds.parse::<f64>().ok()? / 1000.0,
+            (None, Some(seconds)) => seconds.parse::<f64>().ok()?,
+            (None, None) => return None,
+        };
+        Some(format!("{}s{mark}", seconds.trunc()))
+    };
+    let words = text.split(' ').map(|word| whole(word).unwrap_or_else(|| word.to_owned()));
+    words.collect::<Vec<_>>().join(" ")
 }
 
 async fn resources(admin: SocketAddr) -> Result<Vec<Value>> {
@@ -182,6 +197,15 @@ mod tests {
             let shown = view(&dlx, Some(&said));
             assert_eq!((shown.state.as_str(), shown.why.as_str()), ("asleep", why));
         }
+    }
+
+    #[test]
+    fn a_reason_has_whole_seconds() {
+        let exact =
+            "active 3.207s ago, for only 294ms, the window is 1m30s and 10s; DLX 10.0.0.9s is up, requests s";
+        let whole =
+            "active 3s ago, for only 0s, the window is 1m30s and 10s; DLX 10.0.0.9s is up, requests s";
+        assert_eq!(whole_seconds(exact), whole);
     }
 
     #[test]

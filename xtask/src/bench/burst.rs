@@ -20,7 +20,7 @@ pub async fn measure(built: &Built, requests: usize) -> Result<Burst> {
     let service = hello(built, "burst", 17_200, &["--start-delay", "2s"])?;
     let namespace_file = format!(
         "namespace: bench\ndlx:\n  maxHeldRequests: {requests}\n  maxHeldBytes: 8GiB\n{}",
-        process_section(&[service])
+        process_section(&[service], Some("/"))
     );
     let script = Script {
         namespace_file,

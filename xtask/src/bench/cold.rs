@@ -59,7 +59,7 @@ pub async fn measure(built: &Built, starts: usize) -> Result<Cold> {
     }
     let namespace_file = format!(
         "namespace: bench\nscaleInterval: 100ms\ndefaults:\n  scaleResources: [{{metricName: requests, windowSize: 100ms, threshold: 0}}]\n{}",
-        process_section(&services)
+        process_section(&services, Some("/"))
     );
     let scene =
         Scene::start(built, &Script { namespace_file, dlx: Some(Vec::new()), autoscaler: true }).await?;

@@ -50,7 +50,7 @@ pub async fn measure(built: &Built, programs: &Programs, rounds: usize, seconds:
     let upstream =
         Service { name: "upstream", command: peers::upstream(programs, folder.path(), port)?, port };
     let script = Script {
-        namespace_file: format!("namespace: bench\n{}", process_section(&[upstream])),
+        namespace_file: format!("namespace: bench\n{}", process_section(&[upstream], Some("/"))),
         dlx: Some(Vec::new()),
         autoscaler: false,
     };

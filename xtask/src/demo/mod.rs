@@ -64,15 +64,16 @@ impl Demo {
 fn service(built: &Built, name: &'static str, from_port: u16, start_delay: &str) -> Result<Service> {
     let port = free_port(from_port)?;
     let program = built.program("hello").to_string_lossy().into_owned();
-    let command =
-        vec![program, "--port".into(), port.to_string(), "--start-delay".into(), start_delay.into()];
+    let port_text = port.to_string();
+    let flags = ["--name", name, "--port", &port_text, "--start-delay", start_delay];
+    let command = std::iter::once(program).chain(flags.map(str::to_owned)).collect();
     Ok(Service { name, command, port })
 }
 
 fn script(window: &str, services: &[Service]) -> Script {
     let namespace_file = format!(
         "namespace: demo\nscaleInterval: 1s\nmetrics:\n  source: dlx\ndefaults:\n  scaleResources: [{{metricName: requests, windowSize: {window}, threshold: 0}}]\n{}",
-        process_section(services)
+        process_section(services, None)
     );
     Script { namespace_file, dlx: Some(Vec::new()), autoscaler: true }
 }

@@ -11,6 +11,9 @@ use crate::workspace::Profile;
 
 /// What the release workflow runs: checks the version, prints the notes, makes the archive
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask release check v1.2.3          the versions agree with this tag
+  cargo xtask release archive               the files of a release, for this machine")]
 pub struct Release {
     #[command(subcommand)]
     step: Step,

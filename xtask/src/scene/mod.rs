@@ -74,16 +74,20 @@ pub fn free_port(wanted: u16) -> Result<u16> {
         .with_context(|| format!("no free port from {wanted} on"))
 }
 
-/// The `resources` of the process plugin's section, as YAML that goes under `plugins:`.
-pub fn process_section(services: &[Service]) -> String {
+/// The `resources` of the process plugin's section, as YAML that goes under `plugins:`. Without a path of the readiness probe
+/// a service is ready when it accepts connections.
+pub fn process_section(services: &[Service], ready_path: Option<&str>) -> String {
     let mut yaml = "plugins:\n  process:\n    resources:\n".to_owned();
     for Service { name, command, port } in services {
         // JSON is YAML: no quoting of our own.
         let command = serde_json::to_string(command).unwrap_or_default();
         let _ = write!(
             yaml,
-            "      - name: {name}\n        command: {command}\n        port: {port}\n        hosts: [{name}.localhost]\n        readyPath: /\n        stopGracePeriod: 2s\n"
+            "      - name: {name}\n        command: {command}\n        port: {port}\n        hosts: [{name}.localhost]\n        stopGracePeriod: 2s\n"
         );
+        if let Some(path) = ready_path {
+            let _ = writeln!(yaml, "        readyPath: {path}");
+        }
     }
     yaml
 }
