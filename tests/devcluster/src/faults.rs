@@ -93,7 +93,7 @@ impl Filter {
     }
 
     /// Those of a verb, as RBAC names it: `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`;
-    /// `create,patch` is both.
+    /// `create,patch` is both. Dry runs are `dry-run` whatever their verb is.
     pub fn verb(mut self, verb: &str) -> Self {
         self.verb = Some(verb.to_owned());
         self
@@ -206,7 +206,10 @@ impl Faults {
     pub(crate) async fn meet(&self, user: &User, target: &Target) -> Ordered {
         let (user, resource) = (user.to_string(), target.full_resource());
         let (mut wait, mut refusal) = (Duration::ZERO, None);
-        for order in self.orders().iter_mut().filter(|order| order.filter.fits(&user, target.verb, &resource))
+        for order in self
+            .orders()
+            .iter_mut()
+            .filter(|order| order.filter.fits(&user, target.counted_verb(), &resource))
         {
             match &mut order.what {
                 What::Latency(latency) => wait += *latency,

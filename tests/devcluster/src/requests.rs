@@ -16,7 +16,7 @@ pub struct Requests {
 pub struct Asked {
     /// By whom.
     pub user: String,
-    /// `list` for instance; `get` for discovery.
+    /// `list` for instance; `get` for discovery, `dry-run` for what was to write nothing.
     pub verb: &'static str,
     /// `deployments` or `deployments/scale`; empty for discovery.
     pub resource: String,
@@ -65,6 +65,6 @@ impl Requests {
 
 impl Asked {
     fn new(user: &User, target: &Target) -> Self {
-        Self { user: user.to_string(), verb: target.verb, resource: target.full_resource() }
+        Self { user: user.to_string(), verb: target.counted_verb(), resource: target.full_resource() }
     }
 }

@@ -4,6 +4,7 @@ mod decode;
 mod defaults;
 mod events;
 mod families;
+mod mutating;
 mod names;
 mod services;
 mod slices;
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 pub use self::{
     decode::{decode, micro_times},
     defaults::defaults,
+    mutating::mutate,
     validate::validate,
 };
 use crate::{

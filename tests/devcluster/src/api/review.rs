@@ -65,7 +65,7 @@ fn access(server: &Server, user: &User, spec: &Value) -> Value {
         namespace: text(&asked["namespace"]).to_owned(),
         name: text(&asked["name"]).to_owned(),
         subresource: text(&asked["subresource"]).to_owned(),
-        selected: String::new(),
+        ..Target::default()
     };
     let path = text(&spec["nonResourceAttributes"]["path"]);
     json!({"allowed": rbac::allowed(&server.store.lock(), user, &target, path)})

@@ -53,6 +53,8 @@ pub struct Target {
     pub subresource: String,
     /// The one name that a list or watch selects: for RBAC it is as if it were that object's.
     pub selected: String,
+    /// By a dry run: nothing is to be written.
+    pub dry: bool,
 }
 
 // === impl Target ===
@@ -106,7 +108,13 @@ impl Target {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             subresource,
+            dry: query.get("dryRun").is_some(),
         }
+    }
+
+    /// The verb as faults and counts have it: a dry run is one of its own.
+    pub fn counted_verb(&self) -> &'static str {
+        if self.dry { "dry-run" } else { self.verb }
     }
 
     /// The name that RBAC looks at.

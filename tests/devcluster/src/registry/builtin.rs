@@ -69,6 +69,15 @@ const TABLE: &[Row] = &[
         "",
         "G",
     ),
+    ("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies", "", "G"),
+    (
+        "admissionregistration.k8s.io",
+        "v1",
+        "MutatingAdmissionPolicyBinding",
+        "mutatingadmissionpolicybindings",
+        "",
+        "G",
+    ),
     ("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", "pc", "G"),
     ("storage.k8s.io", "v1", "StorageClass", "storageclasses", "sc", ""),
 ];

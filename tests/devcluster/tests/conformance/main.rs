@@ -10,6 +10,7 @@ mod families;
 mod lists;
 mod managers;
 mod mutants;
+mod mutating;
 mod objects;
 mod owners;
 mod patches;
