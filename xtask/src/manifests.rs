@@ -25,6 +25,8 @@ const NAMESPACE: &str = "shop";
 /// Objects that belong to no namespace are in a file of their own: a user that may write only in a namespace passes it on.
 const CLUSTER: [&str; 4] =
     ["ClusterRole", "ClusterRoleBinding", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"];
+/// They are in a file of their own, which clusters before Kubernetes 1.36 do not take; there helm leaves them out.
+const SELECTOR_KEY: [&str; 2] = ["MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding"];
 /// What helm creates before it uninstalls lies apart, too: without helm a person applies it then, and not before.
 const HOOK: &str = "helm.sh/hook: pre-delete";
 
@@ -77,11 +79,12 @@ pub fn check() -> Result<()> {
     Ok(())
 }
 
-fn render() -> Result<[Manifest; 3]> {
+fn render() -> Result<[Manifest; 4]> {
     let folder = root().join("deploy/manifests");
     let mut helm = Command::new(install::helm()?);
     helm.args(["template", "scaler"]).arg(root().join("deploy/helm/scaler"));
     helm.args(["--namespace", NAMESPACE, "--values"]).arg(folder.join("values.yaml"));
+    helm.args(["--api-versions", "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy"]);
     let output = helm.output().with_context(|| format!("starting `{}`", line(&helm)))?;
     ensure!(
         output.status.success(),
@@ -91,22 +94,28 @@ fn render() -> Result<[Manifest; 3]> {
         String::from_utf8_lossy(&output.stderr)
     );
     let rendered = String::from_utf8(output.stdout).context("reading what helm rendered")?;
-    let [namespaced, cluster, restore] = split(&rendered);
+    let texts = split(&rendered);
     let head = "# Rendered by `cargo xtask manifests` from deploy/helm/scaler; deploy/manifests/README.md says how to use it.\n";
-    Ok([("scaler.yaml", namespaced), ("cluster.yaml", cluster), ("restore.yaml", restore)]
-        .map(|(name, text)| Manifest { path: folder.join(name), text: format!("{head}{text}") }))
+    let mut names = ["scaler.yaml", "cluster.yaml", "selector-key.yaml", "restore.yaml"].into_iter();
+    Ok(texts.map(|text| {
+        let name = names.next().expect("as many names as texts");
+        Manifest { path: folder.join(name), text: format!("{head}{text}") }
+    }))
 }
 
-/// The objects of namespaces, those of none, and the hook's. What only helm's own objects carry is left out.
-fn split(rendered: &str) -> [String; 3] {
-    let mut files = [const { String::new() }; 3];
+/// The objects of namespaces, those of none, the policy of the selector key, and the hook's. What only helm's own objects carry is
+/// left out.
+fn split(rendered: &str) -> [String; 4] {
+    let mut files = [const { String::new() }; 4];
     for document in rendered.split("---\n").filter(|document| document.contains("kind:")) {
-        let cluster = document
-            .lines()
-            .find_map(|line| line.strip_prefix("kind: "))
-            .is_some_and(|kind| CLUSTER.contains(&kind));
+        let kind = document.lines().find_map(|line| line.strip_prefix("kind: ")).unwrap_or_default();
         let hook = document.contains(HOOK);
-        let file = &mut files[if hook { 2 } else { usize::from(cluster) }];
+        let file = match kind {
+            _ if hook => 3,
+            kind if SELECTOR_KEY.contains(&kind) => 2,
+            kind => usize::from(CLUSTER.contains(&kind)),
+        };
+        let file = &mut files[file];
         file.push_str("---\n");
         for line in document.lines() {
             let of_helm =
@@ -130,12 +139,14 @@ mod tests {
     fn cluster_objects_and_the_hook_lie_apart_and_nothing_of_helm_is_left() {
         let rendered = "---\n# Source: scaler/a.yaml\nkind: Role\nmetadata:\n  labels:\n    app.kubernetes.io/managed-by: Helm\n\
                         ---\n# Source: scaler/b.yaml\n# Why.\nkind: ClusterRole\n---\n# Source: scaler/empty.yaml\n\
+                        ---\n# Source: scaler/d.yaml\nkind: MutatingAdmissionPolicy\n\
                         ---\n# Source: scaler/c.yaml\nkind: Job\nmetadata:\n  annotations:\n    helm.sh/hook: pre-delete\nspec:\n";
         assert_eq!(
             split(rendered),
             [
                 "---\nkind: Role\nmetadata:\n  labels:\n".to_owned(),
                 "---\n# Why.\nkind: ClusterRole\n".to_owned(),
+                "---\nkind: MutatingAdmissionPolicy\n".to_owned(),
                 "---\nkind: Job\nmetadata:\nspec:\n".to_owned()
             ]
         );

@@ -27,6 +27,9 @@ pub struct Release<'a> {
     pub values: &'a str,
 }
 
+/// The kind that clusters have from Kubernetes 1.36.
+const MUTATING_POLICIES: &str = "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy";
+
 /// The folder of the workspace.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -129,6 +132,19 @@ impl Release<'_> {
     ///
     /// There is no helm.
     pub fn try_render(&self) -> Result<String, String> {
+        self.try_render_on(&[MUTATING_POLICIES])
+    }
+
+    /// The same in a cluster whose API has these kinds beside those that helm itself knows.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_render`](Self::try_render).
+    ///
+    /// # Panics
+    ///
+    /// There is no helm.
+    pub fn try_render_on(&self, kinds: &[&str]) -> Result<String, String> {
         let mut helm = helm();
         helm.arg("template").arg(self.name).arg(chart()).args([
             "--namespace",
@@ -136,6 +152,9 @@ impl Release<'_> {
             "--values",
             "-",
         ]);
+        for kind in kinds {
+            helm.args(["--api-versions", kind]);
+        }
         let mut child = helm
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

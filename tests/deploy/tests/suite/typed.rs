@@ -38,6 +38,8 @@ fn unknown(object: &DynamicObject) -> Result<(), String> {
         "admissionregistration.k8s.io/v1 ValidatingAdmissionPolicyBinding" => {
             typed::<ValidatingAdmissionPolicyBinding>(&value)
         }
+        "admissionregistration.k8s.io/v1 MutatingAdmissionPolicy"
+        | "admissionregistration.k8s.io/v1 MutatingAdmissionPolicyBinding" => mutating(value.clone()),
         "apps/v1 Deployment" => typed::<Deployment>(&value),
         "apps/v1 StatefulSet" => typed::<StatefulSet>(&value),
         "autoscaling/v2 HorizontalPodAutoscaler" => typed::<HorizontalPodAutoscaler>(&value),
@@ -57,6 +59,28 @@ fn unknown(object: &DynamicObject) -> Result<(), String> {
         foreign if FOREIGN.contains(&foreign) => Ok(()),
         other => Err(format!("{other}: a kind this test does not know")),
     }
+}
+
+/// The types of Kubernetes 1.33 do not have these: but for the mutations they are as the validating ones.
+fn mutating(mut value: Value) -> Result<(), String> {
+    if value["kind"] == "MutatingAdmissionPolicyBinding" {
+        value["kind"] = "ValidatingAdmissionPolicyBinding".into();
+        return typed::<ValidatingAdmissionPolicyBinding>(&value);
+    }
+    let spec = value["spec"].as_object_mut().ok_or("no spec")?;
+    let reinvocation = spec.remove("reinvocationPolicy");
+    if !reinvocation.is_none_or(|policy| policy == "Never" || policy == "IfNeeded") {
+        return Err("/spec/reinvocationPolicy is Never or IfNeeded".to_owned());
+    }
+    for mutation in spec.remove("mutations").as_ref().and_then(Value::as_array).ok_or("no mutations")? {
+        let is_patch =
+            mutation["patchType"] == "JSONPatch" && mutation["jsonPatch"]["expression"].is_string();
+        if !is_patch || mutation.as_object().map(serde_json::Map::len) != Some(2) {
+            return Err(format!("/spec/mutations: {mutation}"));
+        }
+    }
+    value["kind"] = "ValidatingAdmissionPolicy".into();
+    typed::<ValidatingAdmissionPolicy>(&value)
 }
 
 /// Reads it as a `T` and writes that again: what `T` does not know is gone then.

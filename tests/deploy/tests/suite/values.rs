@@ -21,9 +21,10 @@ pub const SETS: [(&str, &str); 6] = [
 ];
 
 /// The files of `deploy/manifests`, and how many objects each has at least.
-pub const MANIFESTS: [(&str, usize); 3] = [
+pub const MANIFESTS: [(&str, usize); 4] = [
     ("deploy/manifests/scaler.yaml", 8),
     ("deploy/manifests/cluster.yaml", 8),
+    ("deploy/manifests/selector-key.yaml", 2),
     ("deploy/manifests/restore.yaml", 3),
 ];
 

@@ -2,6 +2,7 @@
 
 mod deletion;
 mod interception;
+mod selector_key;
 mod workloads;
 
 use std::collections::HashMap;
