@@ -35,6 +35,9 @@ pub struct Interception {
     /// The DLXs that receive its requests, by [`Dlx::name`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dlxs: Vec<String>,
+    /// What else the plugin says about it; shown to people. Empty: nothing.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub note: String,
 }
 
 /// The receiver of a resource's requests.

@@ -232,6 +232,9 @@ fn interception(interception: &Value) -> Vec<Vec<String>> {
     if !next.is_empty() {
         rows.push(field("next backend", next.join("; ")));
     }
+    if interception["note"].as_str().is_some_and(|note| !note.is_empty()) {
+        rows.push(field("note", display_value(&interception["note"])));
+    }
     rows
 }
 
@@ -262,7 +265,8 @@ mod tests {
             "last_attempt": {"outcome": "reverted", "reason": "reverted: no", "ago": "1m"},
             "failure": null,
             "interception": {"backend": "both", "since": "12s", "requested": false, "refusal": "", "in_sync": true, "intercepted_for": "0s",
-                "dlxs": ["a", "b"], "next_backend": "workload", "waiting_for": "its own endpoints to become ready"},
+                "dlxs": ["a", "b"], "next_backend": "workload", "waiting_for": "its own endpoints to become ready",
+                "note": "a policy keeps the key"},
         });
         let answer = json!({"cycles": [{"kind": "deployment", "namespace": "*", "count": 3, "last": "1s",
             "took": "2ms", "error": null}]});
@@ -278,6 +282,7 @@ shop/statefulset/db (deployment): awake, no action: active 3s ago, the window is
   backend           the DLXs and its own pods, since 12s; interception is not requested
   named DLXs        a, b
   next backend      its own pods alone; waits for its own endpoints to become ready
+  note              a policy keeps the key
   rollout           progressing: 1 of 2 pods have the current template
   requests_per_10m  idle at 0.0 or less, as counted by the DLXs below
   jobs_per_1m       1.0, idle at 2.5 or less; 41 scrapes, 41 needed for it

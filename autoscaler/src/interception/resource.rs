@@ -140,6 +140,9 @@ pub(crate) struct InterceptionStatus {
     next_backend: Option<Backend>,
     /// The condition it waits for, or the obstacle.
     waiting_for: Option<String>,
+    /// What its plugin says about it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    note: String,
 }
 
 /// When a sleeping resource was last used, as far as its plugin reports: it was scaled to zero some time after that.
@@ -414,6 +417,7 @@ impl InterceptedResource {
             dlxs: self.interception.dlxs.clone(),
             next_backend: to.or_else(|| self.later_backend()),
             waiting_for: self.blocked_on(context, next, waiting),
+            note: self.interception.note.clone(),
         }
     }
 

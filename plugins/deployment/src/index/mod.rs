@@ -10,6 +10,7 @@
 //! `resourceVersion` is higher than what is there, so a stream that is behind never brings back what was replaced.
 
 mod change_log;
+mod key_policy;
 mod labels;
 mod listed;
 mod pods;

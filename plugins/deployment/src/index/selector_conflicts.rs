@@ -35,14 +35,20 @@ impl SelectorConflicts {
         }
     }
 
-    /// The key was there, and is no longer.
-    pub(crate) fn record_loss(&mut self, uid: &str, now: Instant) {
-        let Some(losses) = self.services.get_mut(uid).filter(|losses| losses.expected) else { return };
+    /// The key was there, and is no longer; whether another writer removed it.
+    pub(crate) fn record_loss(&mut self, uid: &str, now: Instant) -> bool {
+        let Some(losses) = self.services.get_mut(uid).filter(|losses| losses.expected) else { return false };
         if losses.is_over(now) {
             losses.count = 0;
         }
         losses.count += 1;
         losses.last = Some(now);
+        true
+    }
+
+    /// Others can no longer remove the key.
+    pub(crate) fn forget_losses(&mut self) {
+        self.services.values_mut().for_each(|losses| losses.count = 0);
     }
 
     /// Whether it was taken away too often.
@@ -103,6 +109,12 @@ mod tests {
         assert_eq!(conflicts.expire(later), ["a"]);
         conflicts.record_loss("a", later);
         assert!(!conflicts.is_suspended("a", later), "it begins anew");
+        for _ in 1..MAX_LOSSES {
+            assert!(conflicts.record_loss("a", later));
+        }
+        assert!(conflicts.is_suspended("a", later));
+        conflicts.forget_losses();
+        assert!(!conflicts.is_suspended("a", later));
         conflicts.remove("a");
         assert!(conflicts.services.is_empty());
     }

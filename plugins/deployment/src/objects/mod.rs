@@ -30,7 +30,10 @@ pub(crate) use port_registry::{
 pub(crate) use route::{HostRoute, RouteRule};
 pub(crate) use scaler::OtherAutoscaler;
 pub(crate) use selector::{Labels, Selector};
-pub(crate) use service::{SELECTOR, SELECTOR_KEY, SELECTOR_KEY_UNCOMMITTED, Service, ServicePort};
+pub(crate) use service::{
+    INTERCEPT_MANAGER, RESTORE_MANAGER, SELECTOR, SELECTOR_KEY, SELECTOR_KEY_UNCOMMITTED, Service,
+    ServicePort,
+};
 pub(crate) use slice::{
     DLXS, DlxSlice, FORMAT, IpFamily, MANAGED_BY, NEWEST, OWNERS, SERVICE, Slice, SliceEndpoint,
 };

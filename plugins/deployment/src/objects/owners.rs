@@ -11,6 +11,8 @@ use kube::api::ObjectMeta;
 use scaler_types::{Role, ScaleError};
 use serde_json::{Value, json};
 
+use super::{INTERCEPT_MANAGER, RESTORE_MANAGER};
+
 /// The managers of a field.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Owners {
@@ -87,9 +89,10 @@ fn others(meta: &ObjectMeta) -> impl Iterator<Item = &ManagedFieldsEntry> {
 }
 
 fn is_scaler(entry: &ManagedFieldsEntry) -> bool {
-    [Role::Autoscaler, Role::Dlx]
-        .into_iter()
-        .any(|role| entry.manager.as_deref() == Some(role.field_manager()))
+    let Some(manager) = entry.manager.as_deref() else { return false };
+    let is_role = [Role::Autoscaler, Role::Dlx].into_iter().any(|role| manager == role.field_manager());
+    // By these it changes nothing itself; but the API server makes the writer the owner of what it adds by default.
+    is_role || manager == RESTORE_MANAGER || manager.starts_with(INTERCEPT_MANAGER)
 }
 
 /// `/spec/replicas` as `/f:spec/f:replicas`.
@@ -131,6 +134,8 @@ mod tests {
         let rest = entry("flux", json!({"f:spec": {"f:template": {}}}));
         let scale = entry("kubectl", json!({"f:spec": {"f:replicas": {}}}));
         let ours = entry("scaler-dlx", json!({"f:spec": {"f:replicas": {}}}));
+        let [added, removed] = ["scaler-intercept.1", "scaler-restore"]
+            .map(|manager| entry(manager, json!({"f:spec": {"f:trafficDistribution": {}}})));
         for (before, after, expected) in [
             (vec![whole.clone()], vec![rest.clone(), ours.clone()], Some(vec![whole.clone()])),
             // All that it owned: the entry itself is back.
@@ -145,6 +150,8 @@ mod tests {
             // Somebody has taken it meanwhile.
             (vec![whole.clone()], vec![rest.clone(), scale.clone()], None),
             (vec![whole.clone()], vec![whole.clone()], None),
+            // What the API server adds by default at a write of Scaler's is nobody's.
+            (vec![whole.clone()], vec![whole.clone(), added, removed], Some(vec![whole.clone()])),
         ] {
             let restored = Owners::of_field(&meta(&before), field).restored_list(&meta(&after), field);
             assert_eq!(

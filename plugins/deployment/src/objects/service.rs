@@ -10,6 +10,11 @@ pub(crate) const SELECTOR_KEY: &str = "scaler.dev/intercepted";
 /// Its value until a commit writes the nonce of its record.
 pub(crate) const SELECTOR_KEY_UNCOMMITTED: &str = "1";
 
+/// The field manager of a patch by which an admission policy writes the key; the key's value follows.
+pub(crate) const INTERCEPT_MANAGER: &str = "scaler-intercept.";
+/// The field manager of a patch by which the policy removes it.
+pub(crate) const RESTORE_MANAGER: &str = "scaler-restore";
+
 pub(crate) const SELECTOR: &str = "/spec/selector";
 
 /// The fields kept of a Service.

@@ -10,7 +10,10 @@ use scaler_types::{Dlx, ResourceId, Role};
 
 use super::{State, StateOrigin};
 use crate::{
-    index::{quarantine::PortQuarantine, selector_conflicts::SelectorConflicts, table::ObjectTable},
+    index::{
+        key_policy::KeyPolicy, quarantine::PortQuarantine, selector_conflicts::SelectorConflicts,
+        table::ObjectTable,
+    },
     objects::{IpFamily, Labels, ObjectName, Policy, PortRegistry, Service, Slice, Workload},
 };
 
@@ -25,6 +28,8 @@ pub(crate) struct InterceptionState {
     pub(crate) dlxs: Vec<Dlx>,
     /// Services whose key other writers remove.
     pub(crate) selector_conflicts: SelectorConflicts,
+    /// Whether an admission policy keeps the key.
+    pub(crate) key_policy: KeyPolicy,
     /// Freed ports.
     pub(crate) quarantine: PortQuarantine,
     pub(super) slices: ObjectTable<Slice>,
@@ -47,6 +52,7 @@ impl InterceptionState {
             clock,
             dlxs: Vec::new(),
             selector_conflicts: SelectorConflicts::default(),
+            key_policy: KeyPolicy::default(),
             quarantine: PortQuarantine::default(),
             slices: ObjectTable::default(),
             slices_of: HashMap::new(),
@@ -177,6 +183,23 @@ impl State {
         for service in services {
             self.touch_service(&service);
         }
+    }
+
+    /// The API server answered whether the policy of the selector key is in force; whether that is news.
+    pub(crate) fn set_key_policy(&mut self, in_force: bool) -> bool {
+        let now = self.interception.now();
+        if !self.interception.key_policy.set(in_force, now) {
+            return false;
+        }
+        if in_force {
+            // What others did before it they cannot do any more.
+            self.interception.selector_conflicts.forget_losses();
+        }
+        let asking = self.listed.iter().filter(|(_, listed)| listed.wants_interception());
+        for id in asking.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            self.touch(&id);
+        }
+        true
     }
 
     /// Ends the suspensions whose time is over.
@@ -312,7 +335,9 @@ impl State {
         match new.filter(|new| new.meta.uid == old.meta.uid) {
             Some(new) if old.intercepted && !new.intercepted => {
                 let now = self.interception.now();
-                self.interception.selector_conflicts.record_loss(&new.meta.uid, now);
+                if self.interception.selector_conflicts.record_loss(&new.meta.uid, now) {
+                    self.interception.key_policy.doubt();
+                }
             }
             Some(_) => {}
             None => self.interception.selector_conflicts.remove(&old.meta.uid),

@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
-use kube::{
-    Api,
-    api::{Patch, PatchParams},
-};
+use kube::Api;
 use scaler_types::{Nonce, ScaleError};
 use serde_json::{Value, json};
 
@@ -54,23 +51,17 @@ impl InterceptionWriter {
         seen: &Service,
         attempt: Nonce,
     ) -> Result<(), ScaleError> {
-        let name = seen.meta.key();
-        let doing = format!("writing the selector of the Service {}/{}", name.0, name.1);
-        let operations = json!([
-            {"op": "test", "path": "/metadata/uid", "value": seen.meta.uid},
-            {"op": "test", "path": "/metadata/resourceVersion", "value": seen.meta.revision.to_string()},
-            {"op": "replace", "path": key_path(), "value": attempt.to_string()},
-        ]);
-        let patch = Patch::Json::<()>(serde_json::from_value(operations).map_err(anyhow::Error::from)?);
-        let api = self.cluster.in_namespace::<core::Service>(&name.0);
-        let written = self.cluster.call(api.patch(&name.1, &PatchParams::default(), &patch)).await;
-        let written = written.map_err(|error| cluster::write_error(&error, &doing, true))?;
-        self.observe_written_selector(&api, written, &self.selector_owners(seen)).await;
-        Ok(())
+        let value = attempt.to_string();
+        let operations = [
+            json!({"op": "test", "path": "/metadata/uid", "value": seen.meta.uid}),
+            json!({"op": "test", "path": "/metadata/resourceVersion", "value": seen.meta.revision.to_string()}),
+            json!({"op": "replace", "path": key_path(), "value": value}),
+        ];
+        self.write_key(seen, Some(&value), &operations).await
     }
 
     /// Takes over what was written, then restores the selector's field managers.
-    async fn observe_written_selector(
+    pub(super) async fn observe_written_selector(
         &self,
         api: &Api<core::Service>,
         written: core::Service,
@@ -149,16 +140,12 @@ impl InterceptionWriter {
             self.store.with(|state| {
                 state.interception.selector_conflicts.set_expected(&service.service.meta.uid, intercepted)
             });
-            let operations = if intercepted { add_key(&service) } else { remove_key(&service) };
-            let patch = Patch::Json::<()>(serde_json::from_value(operations).map_err(anyhow::Error::from)?);
-            let api = self.cluster.in_namespace::<core::Service>(&name.0);
-            let error = match self.cluster.call(api.patch(&name.1, &PatchParams::default(), &patch)).await {
-                Ok(written) => {
-                    self.observe_written_selector(&api, written, &self.selector_owners(&service.service))
-                        .await;
-                    return Ok(());
-                }
-                Err(error) => cluster::write_error(&error, &doing, true),
+            let (value, operations) = match intercepted {
+                true => (Some(SELECTOR_KEY_UNCOMMITTED), add_key(&service)),
+                false => (None, remove_key(&service)),
+            };
+            let Err(error) = self.write_key(&service.service, value, &operations).await else {
+                return Ok(());
             };
             if error != ScaleError::Conflict {
                 return Err(error);
@@ -189,28 +176,28 @@ fn key_path() -> String {
     format!("/spec/selector/{}", SELECTOR_KEY.replace('~', "~0").replace('/', "~1"))
 }
 
-fn add_key(service: &ServiceSnapshot) -> Value {
-    json!([
-        {"op": "test", "path": "/metadata/uid", "value": service.service.meta.uid},
+fn add_key(service: &ServiceSnapshot) -> [Value; 3] {
+    [
+        json!({"op": "test", "path": "/metadata/uid", "value": service.service.meta.uid}),
         // What the decision was made on: ports, policies, the user's own keys.
-        {"op": "test", "path": "/metadata/resourceVersion", "value": service.resource_version},
-        {"op": "add", "path": key_path(), "value": SELECTOR_KEY_UNCOMMITTED},
-    ])
+        json!({"op": "test", "path": "/metadata/resourceVersion", "value": service.resource_version}),
+        json!({"op": "add", "path": key_path(), "value": SELECTOR_KEY_UNCOMMITTED}),
+    ]
 }
 
-fn remove_key(service: &ServiceSnapshot) -> Value {
+fn remove_key(service: &ServiceSnapshot) -> [Value; 3] {
     let uid = json!({"op": "test", "path": "/metadata/uid", "value": service.service.meta.uid});
     if service.service.selector.is_empty() {
         // Its owners took theirs away meanwhile: it selected nothing of its own.
-        return json!([
+        return [
             uid,
-            {"op": "test", "path": "/spec/selector", "value": service.selector},
-            {"op": "remove", "path": "/spec/selector"},
-        ]);
+            json!({"op": "test", "path": "/spec/selector", "value": service.selector}),
+            json!({"op": "remove", "path": "/spec/selector"}),
+        ];
     }
-    json!([
+    [
         uid,
-        {"op": "test", "path": key_path(), "value": service.key()},
-        {"op": "remove", "path": key_path()},
-    ])
+        json!({"op": "test", "path": key_path(), "value": service.key()}),
+        json!({"op": "remove", "path": key_path()}),
+    ]
 }

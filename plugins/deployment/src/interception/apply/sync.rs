@@ -49,6 +49,9 @@ impl InterceptionWriter {
             Some(work)
         });
         let Some(work) = work else { return Ok(()) };
+        if !restores_all {
+            self.check_key_policy().await;
+        }
         let all = work.into_iter().map(|(name, what)| async move {
             let done = self.sync_service(&name, what, dlxs).await;
             done.map_err(|error| format!("{}/{}: {error}", name.0, name.1)).err()

@@ -214,8 +214,8 @@ fn check_others(state: &State, service: &Service) -> Option<String> {
     if state.interception.selector_conflicts.is_suspended(&service.meta.uid, state.interception.now()) {
         return Some(format!(
             "lost the selector key {} {MAX_LOSSES} times to another writer: it is not intercepted for \
-             an hour; exclude spec.selector from what that writer applies \
-             (plugins/deployment/README.md)",
+             an hour; install the chart's MutatingAdmissionPolicy, or exclude spec.selector from what that \
+             writer applies (docs/gitops.md)",
             crate::objects::SELECTOR_KEY
         ));
     }

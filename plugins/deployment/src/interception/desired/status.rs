@@ -110,6 +110,7 @@ pub(crate) fn interception_status(
             workload_ready: !ordinary.is_empty()
                 && ordinary.iter().all(|service| state.interception.is_ready(service)),
             dlxs: dlxs.into_iter().cloned().collect(),
+            note: state.interception.key_policy.note().to_owned(),
         }
     });
     let ports = dlx_ports(state, workload, &services);
