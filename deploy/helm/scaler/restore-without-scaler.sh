@@ -9,8 +9,8 @@
 #   WORKLOADS="rollouts.argoproj.io workers.example.org" restore-without-scaler.sh
 #
 # What it touches carries Scaler's marks: workloads with the annotation scaler.dev/state, Services with the key scaler.dev/intercepted in
-# their selector, EndpointSlices managed by scaler.dev. A workload at 0 replicas is scaled only if its record says that Scaler put it
-# there; each one that it leaves at 0 has a line. While Scaler runs use `autoscaler restore` instead: this would work against it.
+# their selector, EndpointSlices managed by scaler.dev, the admission policy that keeps the key (label scaler.dev/policy: selector-key). A
+# workload at 0 replicas is scaled only if its record says that Scaler put it there; each one that it leaves at 0 has a line. While Scaler runs use `autoscaler restore` instead: this would work against it.
 #
 # What it writes belongs to kubectl afterwards: the next server-side apply of a workload's replicas, or of a Service's selector, needs
 # --force-conflicts.
@@ -47,6 +47,15 @@ if [ -n "$running" ]; then
     echo "Scaler runs in this cluster (pods $running): use \`autoscaler restore\` (the Job scaler-restore), or remove it first" >&2
     exit 1
 fi
+
+# While the policy is in force, a key that is removed comes back. Clusters before Kubernetes 1.36 have no such kind; another API that does
+# not answer makes this list fail, with what there is.
+kinds=$(kubectl "$@" api-resources --api-group admissionregistration.k8s.io --output name) || :
+for kind in mutatingadmissionpolicybindings.admissionregistration.k8s.io mutatingadmissionpolicies.admissionregistration.k8s.io; do
+    case $kinds in
+        *"$kind"*) kubectl "$@" delete "$kind" --selector scaler.dev/policy=selector-key --ignore-not-found ;;
+    esac
+done
 
 # shellcheck disable=SC2016
 # Each workload that has a record: NAMESPACE NAME VERSION stopped|up RECORD. The record is JSON in one line.
@@ -85,13 +94,26 @@ LIST
 done
 
 # From here on the Services' endpoints are their own pods again.
-template='{{range .items}}{{if .spec.selector}}{{if index .spec.selector "scaler.dev/intercepted"}}{{.metadata.namespace}} {{.metadata.name}} {{.metadata.resourceVersion}}{{"\n"}}{{end}}{{end}}{{end}}'
+template='{{range .items}}{{if .spec.selector}}{{if index .spec.selector "scaler.dev/intercepted"}}{{.metadata.namespace}} {{.metadata.name}}{{"\n"}}{{end}}{{end}}{{end}}'
 services=$(kubectl "$@" get services --all-namespaces --output "go-template=$template")
-while read -r namespace name version; do
+# The policy may be in force for a second after it was deleted.
+key='go-template={{if .spec.selector}}{{with index .spec.selector "scaler.dev/intercepted"}}{{.}}{{end}}{{end}}'
+remove='[{"op": "remove", "path": "/spec/selector/scaler.dev~1intercepted"}]'
+while read -r namespace name; do
     [ -n "$namespace" ] || continue
-    kubectl "$@" patch service "$name" --namespace "$namespace" --type json --patch "[
-        {\"op\": \"test\", \"path\": \"/metadata/resourceVersion\", \"value\": \"$version\"},
-        {\"op\": \"remove\", \"path\": \"/spec/selector/scaler.dev~1intercepted\"}]" </dev/null || failed=1
+    attempts=0
+    until left=$(kubectl "$@" patch service "$name" --namespace "$namespace" --type json --patch "$remove" --output "$key" </dev/null || echo failed) &&
+        [ -z "$left" ]; do
+        attempts=$((attempts + 1))
+        [ "$left" != failed ] && [ "$attempts" -le 15 ] || break
+        sleep 1
+    done
+    if [ -z "$left" ]; then
+        echo "service/$name in $namespace: restored"
+    else
+        echo "service/$name in $namespace: the key scaler.dev/intercepted is still in its selector" >&2
+        failed=1
+    fi
 done <<LIST
 $services
 LIST

@@ -179,6 +179,44 @@ fn what_carries_the_marks_is_restored_and_nothing_else_is_touched() {
     assert_eq!(site.kubectl(&OURS, ""), "");
 }
 
+/// While the policy is in force, whoever removes the key has it put back. It goes first, whether Scaler's namespace is there or not.
+#[test]
+fn the_policy_of_the_selector_key_goes_before_the_key() {
+    for namespace_deleted in [true, false] {
+        let site = Site::start();
+        let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/manifests/selector-key.yaml");
+        let policy =
+            std::fs::read_to_string(policy).unwrap().replace("values: [\"shop\"]", "values: [default]");
+        site.kubectl(&["create", "--filename", "-"], &policy);
+        let other = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingAdmissionPolicy",
+            "metadata": {"name": "other"}, "spec": {},
+        });
+        let scaler = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+        let ports = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "data": {"intercepted": "1"},
+            "metadata": {"name": "scaler-service-ports", "namespace": "shop"},
+        });
+        let keyed = json!({"app": "web", "scaler.dev/intercepted": "1"});
+        site.create(&[other, scaler, ports, service("web", Some(keyed.clone())), slice("web")]);
+        let remove = json!({"spec": {"selector": {"scaler.dev/intercepted": null}}}).to_string();
+        site.kubectl(&["patch", "service", "web", "--type=merge", "--patch", &remove], "");
+        assert_eq!(site.object("service", "web")["spec"]["selector"], keyed, "the policy is in force");
+        if namespace_deleted {
+            site.kubectl(&["delete", "namespace", "shop"], "");
+        }
+        let ended = site.script("");
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        assert_eq!(site.object("service", "web")["spec"]["selector"], json!({"app": "web"}));
+        assert_eq!(site.kubectl(&OURS, ""), "");
+        let left = site.kubectl(
+            &["get", "mutatingadmissionpolicies,mutatingadmissionpolicybindings", "--output=name"],
+            "",
+        );
+        assert_eq!(left.trim(), "mutatingadmissionpolicy.admissionregistration.k8s.io/other");
+    }
+}
+
 /// What stopped it is unknown: a person decides, and all else is restored.
 #[test]
 fn what_its_record_does_not_say_is_left_alone_and_reported() {
