@@ -9,6 +9,7 @@ mod dual_stack;
 mod existing_cluster;
 mod failed_wakes;
 mod footprint;
+mod gitops;
 mod harness;
 mod herd;
 mod intercepted;
