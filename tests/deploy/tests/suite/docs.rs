@@ -121,7 +121,7 @@ fn the_pages_name_the_annotations_that_the_plugin_reads() {
     for page in pages() {
         let path = page.strip_prefix(root()).expect("a page").to_str().expect("a path").to_owned();
         for name in annotations(&path) {
-            // Not for a workload's users: of Leases, of Services, and Scaler's own.
+            // Not for a workload's users: of Leases, of Services, of an admission policy, and Scaler's own.
             let others = [
                 "member",
                 "record-format",
@@ -132,6 +132,7 @@ fn the_pages_name_the_annotations_that_the_plugin_reads() {
                 "format",
                 "component",
                 "force-delete",
+                "policy",
             ]
             .map(|name| format!("scaler.dev/{name}"));
             assert!(others.contains(&name) || known.contains(&name), "{path}: {name} is no annotation");
