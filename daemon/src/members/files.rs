@@ -158,8 +158,8 @@ fn look_at(path: &Path) -> io::Result<Option<Member>> {
     match (lives, member) {
         (true, member) => member.map(Some),
         (false, Ok(member)) => {
-            tracing::info!(member = member.name, "removing the registration of a dead DLX: its lock is free");
             remove(path, &file)?;
+            tracing::info!(member = member.name, "removed the registration of a dead DLX: its lock is free");
             Ok(None)
         }
         (false, Err(error)) => {

@@ -356,14 +356,17 @@ async fn look_at(own: &OwnNamespace, lease: &Lease) -> anyhow::Result<Option<Mem
     let found = own.call(own.pods().get_opt(&pod.name)).await;
     let found = found.map_err(|error| own.error("get", "pods", error))?;
     let Some(proof) = dead(found.as_ref(), &pod.uid) else { return Ok(Some(member)) };
-    tracing::info!(member = member.name, pod = pod.name, "removing the Lease of a dead DLX: {proof}");
-    if let Err(error) = remove(own, lease).await {
-        // The garbage collector does, or the next reader.
-        tracing::debug!(
+    match remove(own, lease).await {
+        Ok(()) => {
+            tracing::info!(member = member.name, pod = pod.name, "removed the Lease of a dead DLX: {proof}");
+        }
+        // The garbage collector removes it, or the next reader.
+        Err(error) => tracing::debug!(
             member = member.name,
+            pod = pod.name,
             reason = %own.error("delete", "leases", error),
-            "its Lease stays"
-        );
+            "failed to remove the Lease of a dead DLX: {proof}"
+        ),
     }
     Ok(None)
 }
