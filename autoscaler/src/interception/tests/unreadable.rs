@@ -4,9 +4,8 @@ use plugin_host::UnreadableResource;
 
 use super::*;
 
-/// Not even by a failover: where its requests can go is not known.
-#[tokio::test(start_paused = true)]
-async fn the_interception_of_an_unreadable_resource_is_kept_as_it_is() {
+/// The resources `web` and `other`, both intercepted.
+async fn two_intercepted() -> (Store, Site) {
     let store = Store::with(["plain"]);
     for name in ["web", "other"] {
         store.put(intercepted(name));
@@ -14,6 +13,13 @@ async fn the_interception_of_an_unreadable_resource_is_kept_as_it_is() {
     let site = Site::start(&store, &["a"]);
     site.calls(2).await;
     settle(SECOND).await;
+    (store, site)
+}
+
+/// Not even by a failover: where its requests can go is not known.
+#[tokio::test(start_paused = true)]
+async fn the_interception_of_an_unreadable_resource_is_kept_as_it_is() {
+    let (store, site) = two_intercepted().await;
     let unreadable = UnreadableResource { id: Some(id("web")), error: "field replicas".to_owned() };
     store.set(|inner| inner.unreadable = vec![unreadable]);
     store.change("other", |_| ());
@@ -36,13 +42,7 @@ async fn the_interception_of_an_unreadable_resource_is_kept_as_it_is() {
 /// It may be any that is not listed, and so nothing is done with those; also where only what changed was asked for.
 #[tokio::test(start_paused = true)]
 async fn interceptions_that_may_be_of_a_resource_without_a_readable_name_are_kept_as_they_are() {
-    let store = Store::with(["plain"]);
-    for name in ["web", "other"] {
-        store.put(intercepted(name));
-    }
-    let site = Site::start(&store, &["a"]);
-    site.calls(2).await;
-    settle(SECOND).await;
+    let (store, site) = two_intercepted().await;
     let web = store.get("web");
     store.set(|inner| {
         inner.resources.remove(&web.id);
