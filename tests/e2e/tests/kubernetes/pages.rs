@@ -2,7 +2,10 @@
 
 use std::{fs, path::PathBuf, process::Command};
 
-use devcluster::User;
+use devcluster::{
+    User,
+    proxy::{NO_LAG, ProxyOptions},
+};
 use e2e::kubernetes::{Setting, Shop, needs_devcluster, run};
 
 use crate::restore::{before, intercept_patch};
@@ -13,6 +16,15 @@ struct Page {
     blocks: std::vec::IntoIter<String>,
     kubeconfig: PathBuf,
     home: PathBuf,
+}
+
+/// With nodes that follow at once: what they do late is not this module's.
+fn setting() -> Setting {
+    let mut setting = Setting::intercepting();
+    setting.proxy = Some(ProxyOptions { lag: NO_LAG, ..ProxyOptions::default() });
+    setting.flags.retain(|flag| !flag.starts_with("--endpoint-propagation-delay"));
+    setting.flags.push("--endpoint-propagation-delay=1s".to_owned());
+    setting
 }
 
 // === impl Page ===
@@ -69,7 +81,7 @@ fn intercept_md_intercepts_a_service_and_restores_it() {
         return;
     }
     run(async {
-        let shop = Shop::open_with(Setting::intercepting()).await;
+        let shop = Shop::open_with(setting()).await;
         let (web, before) = before(&shop, "web").await;
         let mut page = Page::open(&shop, "docs/intercept.md");
         let said = page.next().await;
@@ -99,7 +111,7 @@ fn uninstall_md_restores_with_kubectl_alone() {
         return;
     }
     run(async {
-        let shop = Shop::open_with(Setting::intercepting()).await;
+        let shop = Shop::open_with(setting()).await;
         let (web, _) = before(&shop, "web").await;
         shop.patch(&web, intercept_patch(Some("always"))).await;
         shop.asleep(&web).await;
