@@ -6,12 +6,12 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use devcluster::{Cluster, Options, User};
+use devcluster::{Cluster, Filter, Options, User};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 struct Site {
-    _cluster: Cluster,
+    cluster: Cluster,
     folder: TempDir,
     kubeconfig: PathBuf,
 }
@@ -24,7 +24,7 @@ impl Site {
         // Flags are not split at spaces.
         let spaced = folder.path().join("the admin's kubeconfig");
         std::fs::rename(kubeconfig, &spaced).unwrap();
-        Self { _cluster: cluster, folder, kubeconfig: spaced }
+        Self { cluster, folder, kubeconfig: spaced }
     }
 
     fn command(&self, program: &Path) -> Command {
@@ -215,6 +215,37 @@ fn the_policy_of_the_selector_key_goes_before_the_key() {
         );
         assert_eq!(left.trim(), "mutatingadmissionpolicy.admissionregistration.k8s.io/other");
     }
+}
+
+/// An API server keeps a policy in force for about a second after it was deleted. Here one without the label stands for it.
+#[test]
+fn a_key_that_comes_back_is_removed_again() {
+    let site = Site::start();
+    let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/manifests/selector-key.yaml");
+    let policy = std::fs::read_to_string(policy).unwrap();
+    let policy = policy
+        .replace("values: [\"shop\"]", "values: [default]")
+        .replace("scaler.dev/policy", "example.com/policy");
+    site.kubectl(&["create", "--filename", "-"], &policy);
+    let ports = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "data": {"intercepted": "1"},
+        "metadata": {"name": "scaler-service-ports", "namespace": "shop"},
+    });
+    let scaler = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+    let keyed = json!({"app": "web", "scaler.dev/intercepted": "1"});
+    site.create(&[scaler, ports, service("web", Some(keyed.clone()))]);
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| site.script(""));
+        let patches = Filter::any().verb("patch").resource("services");
+        while site.cluster.requests().of(&patches) == 0 && !running.is_finished() {
+            std::thread::yield_now();
+        }
+        assert_eq!(site.object("service", "web")["spec"]["selector"], keyed);
+        site.kubectl(&["delete", "--filename", "-"], &policy);
+        let ended = running.join().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    });
+    assert_eq!(site.object("service", "web")["spec"]["selector"], json!({"app": "web"}));
 }
 
 /// What stopped it is unknown: a person decides, and all else is restored.
