@@ -9,7 +9,8 @@
 //! - [`decide`]: the pure function that says keep or to zero.
 //! - [`interception`]: points Services at the DLXs, and says whether that allows a resource to be scaled down.
 //! - [`observe`]: the DLXs' reports, metric sources, and the changes that a plugin lists.
-//! - [`plugin`], [`telemetry`], [`http`]: the calls of a plugin, the daemon's metrics, an HTTP client.
+//! - [`plugin`], [`telemetry`], [`metrics`], [`http`]: the calls of a plugin, the values of the metrics, their declarations, an HTTP
+//!   client.
 
 mod admin;
 mod cli;
@@ -19,6 +20,7 @@ mod drain;
 mod flags;
 mod http;
 mod interception;
+mod metrics;
 mod observe;
 mod plugin;
 mod run;
@@ -27,4 +29,5 @@ mod telemetry;
 mod testing;
 
 pub use flags::AutoscalerFlags;
+pub use metrics::METRICS;
 pub use run::run;

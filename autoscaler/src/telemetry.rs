@@ -1,4 +1,4 @@
-//! The autoscaler's metrics. Names are given without the registry's prefix `scaler`.
+//! The values of the autoscaler's metrics.
 
 use std::{sync::atomic::AtomicU64, time::Duration};
 
@@ -10,9 +10,11 @@ use prometheus_client::{
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
-    registry::{Registry, Unit},
+    registry::Registry,
 };
 use scaler_types::{Backend, ScaleError};
+
+use crate::metrics;
 
 /// Which namespace file's cycle, and of which plugin.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -127,62 +129,20 @@ impl AutoscalerMetrics {
             interception_calls: Family::default(),
             dlx_sync_failures: Family::default(),
         };
-        registry.register("leader", "1 while this autoscaler is the leader, else 0", metrics.leader.clone());
-        registry.register("cycles", "Cycles so far", metrics.cycles.clone());
-        registry.register(
-            "cycles_failed",
-            "Cycles that could not read all resources and their activity",
-            metrics.failed_cycles.clone(),
-        );
-        registry.register_with_unit(
-            "cycle",
-            "How long cycles took",
-            Unit::Seconds,
-            metrics.cycle_seconds.clone(),
-        );
-        registry.register_with_unit(
-            "cycle_last_success_timestamp",
-            "When the last cycle succeeded, by this host's clock",
-            Unit::Seconds,
-            metrics.last_success.clone(),
-        );
-        registry.register("decisions", "Decisions so far, by decision and reason", metrics.decisions.clone());
-        registry.register(
-            "drain_attempts",
-            "Attempts to scale a resource to zero that ended, by outcome and reason",
-            metrics.drain_attempts.clone(),
-        );
-        registry.register(
-            "drain_attempts_in_progress",
-            "Drain attempts and record repairs in progress",
-            metrics.attempts_in_progress.clone(),
-        );
-        registry.register("scale_failures", "Scales to zero that failed", metrics.scale_failures.clone());
-        registry.register(
-            "records_repaired",
-            "Stale records that were repaired",
-            metrics.records_repaired.clone(),
-        );
-        registry.register(
-            "dlx_unreachable",
-            "1 for each registered DLX that does not answer: while there is one, everything is kept awake",
-            metrics.dlx_unreachable.clone(),
-        );
-        registry.register(
-            "interceptions",
-            "Intercepted resources, by backend: workload, both or dlx",
-            metrics.interceptions.clone(),
-        );
-        registry.register(
-            "interception_calls",
-            "Calls of plugins that point the Services of one resource at a backend, by outcome",
-            metrics.interception_calls.clone(),
-        );
-        registry.register(
-            "dlx_sync_failures",
-            "Failed updates of the DLX addresses of all intercepted Services",
-            metrics.dlx_sync_failures.clone(),
-        );
+        metrics::LEADER.register(registry, metrics.leader.clone());
+        metrics::CYCLES.register(registry, metrics.cycles.clone());
+        metrics::CYCLES_FAILED.register(registry, metrics.failed_cycles.clone());
+        metrics::CYCLE_SECONDS.register(registry, metrics.cycle_seconds.clone());
+        metrics::CYCLE_LAST_SUCCESS.register(registry, metrics.last_success.clone());
+        metrics::DECISIONS.register(registry, metrics.decisions.clone());
+        metrics::DRAIN_ATTEMPTS.register(registry, metrics.drain_attempts.clone());
+        metrics::DRAIN_ATTEMPTS_IN_PROGRESS.register(registry, metrics.attempts_in_progress.clone());
+        metrics::SCALE_FAILURES.register(registry, metrics.scale_failures.clone());
+        metrics::RECORDS_REPAIRED.register(registry, metrics.records_repaired.clone());
+        metrics::DLX_UNREACHABLE.register(registry, metrics.dlx_unreachable.clone());
+        metrics::INTERCEPTIONS.register(registry, metrics.interceptions.clone());
+        metrics::INTERCEPTION_CALLS.register(registry, metrics.interception_calls.clone());
+        metrics::DLX_SYNC_FAILURES.register(registry, metrics.dlx_sync_failures.clone());
         metrics
     }
 
@@ -221,5 +181,40 @@ pub(crate) fn rounded(duration: Duration) -> Duration {
     match duration.as_secs() {
         0..60 => Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
         seconds => Duration::from_secs(seconds),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use daemon::telemetry::{self, differences};
+
+    use super::*;
+
+    #[test]
+    fn every_metric_has_its_declared_labels() {
+        let mut registry = telemetry::registry("autoscaler");
+        let metrics = AutoscalerMetrics::new(&mut registry);
+        let cycle = CycleLabels { kind: "test".to_owned(), namespace: "demo".to_owned() };
+        for counters in
+            [&metrics.cycles, &metrics.failed_cycles, &metrics.scale_failures, &metrics.dlx_sync_failures]
+        {
+            drop(counters.get_or_create(&cycle));
+        }
+        drop(metrics.cycle_seconds.get_or_create(&cycle));
+        drop(metrics.last_success.get_or_create(&cycle));
+        drop(metrics.decisions.get_or_create(&DecisionLabels { decision: "keep", reason: "busy" }));
+        drop(metrics.drain_attempts.get_or_create(&DrainLabels { outcome: "failed", reason: "call_failed" }));
+        drop(metrics.dlx_unreachable.get_or_create(&DlxLabels { dlx: "a".to_owned() }));
+        drop(metrics.interceptions.get_or_create(&BackendLabels::new(&cycle, Backend::Dlx)));
+        metrics.count_interception_call(&cycle, &Ok(()));
+        let mut page = String::new();
+        prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+        let of_a_resource = [&metrics::FAILED_DRAINS, &metrics::FREQUENT_WAKES, &metrics::REFUSED];
+        let declared: Vec<_> = metrics::METRICS
+            .into_iter()
+            .filter(|metric| !of_a_resource.iter().any(|other| other.name() == metric.name()))
+            .chain(telemetry::METRICS.into_iter().take(2))
+            .collect();
+        assert_eq!(differences(&page, &declared), Vec::<String>::new());
     }
 }

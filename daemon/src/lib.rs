@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod cluster;
 pub mod coordination;
+pub mod events;
 pub mod exit;
 mod files;
 pub mod flags;

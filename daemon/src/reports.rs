@@ -4,11 +4,13 @@ use std::{fmt::Display, future::Future, sync::Arc, time::Duration};
 
 use plugin_host::RunningPlugin;
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
-use scaler_types::{ResourceEvent, ResourceId, Severity};
+use scaler_types::{EventReason, ResourceEvent, ResourceId};
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
     time::timeout,
 };
+
+use crate::telemetry::REPORTS_DROPPED;
 
 /// How many events of one plugin may wait. Further ones are dropped; what happened is logged all the same.
 const WAITING: usize = 256;
@@ -64,12 +66,11 @@ impl Reporter {
         Self { waiting, dropped }
     }
 
-    /// Has the plugin publish an event of the resource: `reason` is one word in UpperCamelCase, `message` a sentence.
-    /// Returns at once, whatever comes of it.
-    pub fn report(&self, id: &ResourceId, severity: Severity, reason: &str, message: impl Into<String>) {
-        let report = ResourceEvent { severity, reason: reason.to_owned(), message: message.into() };
+    /// Has the plugin publish an event of the resource, with a sentence. Returns at once, whatever comes of it.
+    pub fn report(&self, id: &ResourceId, reason: EventReason, message: impl Into<String>) {
         // Closed only while the runtime ends.
-        if let Err(TrySendError::Full((id, report))) = self.waiting.try_send((id.clone(), report)) {
+        let event = (id.clone(), reason.event(message));
+        if let Err(TrySendError::Full((id, report))) = self.waiting.try_send(event) {
             self.dropped.0.inc();
             tracing::debug!(resource = %id, reason = report.reason, "dropped an event of a resource: its plugin is slow to publish");
         }
@@ -81,8 +82,7 @@ impl Reporter {
 impl Dropped {
     /// Adds `scaler_reports_dropped_total`; for a registry of [`crate::telemetry::registry`].
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Events of resources that were dropped because their plugin was slow to publish them";
-        registry.register("reports_dropped", help, self.0.clone());
+        REPORTS_DROPPED.register(registry, self.0.clone());
     }
 
     /// How many so far.
@@ -95,10 +95,11 @@ impl Dropped {
 mod tests {
     use std::sync::Arc;
 
-    use scaler_types::{ResourceId, Severity};
+    use scaler_types::ResourceId;
     use tokio::sync::{Semaphore, mpsc};
 
     use super::{Dropped, Reporter, WAITING};
+    use crate::events::{WAKE_FAILED, WOKEN};
 
     #[tokio::test]
     async fn a_plugin_that_is_slow_to_publish_holds_up_no_caller() {
@@ -116,7 +117,7 @@ mod tests {
         });
         let id = ResourceId::new("demo", "a");
         for number in 0..WAITING + 50 {
-            reporter.report(&id, Severity::Normal, "Woken", number.to_string());
+            reporter.report(&id, WOKEN, number.to_string());
         }
         assert_eq!(dropped.count(), 50);
         may.add_permits(WAITING);
@@ -124,7 +125,7 @@ mod tests {
             assert_eq!(seen.recv().await, Some(("a".to_owned(), number.to_string())));
         }
         // Those that follow are shown: an error ended nothing.
-        reporter.report(&id, Severity::Warning, "WakeFailed", "last");
+        reporter.report(&id, WAKE_FAILED, "last");
         may.add_permits(1);
         assert_eq!(seen.recv().await, Some(("a".to_owned(), "last".to_owned())));
     }

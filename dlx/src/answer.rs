@@ -7,6 +7,8 @@ use http::{HeaderValue, Response, StatusCode, header};
 use scaler_types::ResourceId;
 use serde::Serialize;
 
+use crate::error_code::{self, ErrorCode};
+
 /// A response of the DLX's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ErrorResponse {
@@ -34,19 +36,20 @@ struct Body<'a> {
 // === impl ErrorResponse ===
 
 impl ErrorResponse {
-    fn new(status: StatusCode, error: &'static str, reason: impl Into<String>) -> Self {
+    fn new(code: ErrorCode, reason: impl Into<String>) -> Self {
+        let (status, error) = (code.status(), code.name());
         Self { status, error, reason: reason.into(), resource: None, retry_after: None, close: false }
     }
 
     /// 400: the request cannot be taken as it is. Closes the connection: what follows on it cannot be trusted.
     pub(crate) fn malformed(reason: impl Into<String>) -> Self {
-        Self { close: true, ..Self::new(StatusCode::BAD_REQUEST, "malformed_request", reason) }
+        Self { close: true, ..Self::new(error_code::MALFORMED_REQUEST, reason) }
     }
 
     /// 414: its target is longer than the longest head.
     pub(crate) fn long_target(longest: usize) -> Self {
         let reason = format!("its target is too long: a head may have {longest} bytes");
-        Self { close: true, ..Self::new(StatusCode::URI_TOO_LONG, "target_too_long", reason) }
+        Self { close: true, ..Self::new(error_code::TARGET_TOO_LONG, reason) }
     }
 
     /// 431: its head is too long.
@@ -60,63 +63,60 @@ impl ErrorResponse {
     }
 
     fn large_fields(reason: String) -> Self {
-        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        Self { close: true, ..Self::new(status, "head_too_large", reason) }
+        Self { close: true, ..Self::new(error_code::HEAD_TOO_LARGE, reason) }
     }
 
     /// 404: no resource is known for it.
     pub(crate) fn unknown_host(reason: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "unknown_host", reason)
+        Self::new(error_code::UNKNOWN_HOST, reason)
     }
 
     /// 502: the connection to the resource failed; it may have seen the request.
     pub(crate) fn upstream_error(id: &ResourceId, reason: impl fmt::Display) -> Self {
         let reason = format!("upstream connection error: {reason}");
-        Self { resource: Some(id.clone()), ..Self::new(StatusCode::BAD_GATEWAY, "upstream_error", reason) }
+        Self { resource: Some(id.clone()), ..Self::new(error_code::UPSTREAM_ERROR, reason) }
     }
 
     /// 408: the client sent no more of the request's body. Closes the connection.
     pub(crate) fn stalled(id: &ResourceId, after: Duration) -> Self {
         let after = scaler_types::duration::short(after);
         let reason = format!("the resource waited {after} for more of the request's body and none came");
-        Self {
-            resource: Some(id.clone()),
-            close: true,
-            ..Self::new(StatusCode::REQUEST_TIMEOUT, "client_stalled", reason)
-        }
+        Self { resource: Some(id.clone()), close: true, ..Self::new(error_code::CLIENT_STALLED, reason) }
     }
 
     /// 503: the resource did not get the request; try again.
     pub(crate) fn unavailable(
         id: &ResourceId,
-        error: &'static str,
+        code: ErrorCode,
         reason: impl Into<String>,
         retry: Duration,
     ) -> Self {
-        Self {
-            resource: Some(id.clone()),
-            retry_after: Some(retry),
-            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, error, reason)
-        }
+        Self { resource: Some(id.clone()), retry_after: Some(retry), ..Self::new(code, reason) }
     }
 
     /// 503: no plugin lists the resource any more. Closes the connection: on a port, the next connection may belong to
     /// another resource.
     pub(crate) fn gone(id: &ResourceId) -> Self {
         let reason = "no plugin lists it any more";
-        Self { close: true, ..Self::unavailable(id, "resource_gone", reason, Duration::from_secs(1)) }
+        Self {
+            close: true,
+            ..Self::unavailable(id, error_code::RESOURCE_GONE, reason, Duration::from_secs(1))
+        }
     }
 
     /// 503: the DLX shuts down while the request is held.
     pub(crate) fn shutting_down(id: &ResourceId) -> Self {
         let reason = "the DLX is shutting down: try again, another DLX or its successor answers";
-        Self { close: true, ..Self::unavailable(id, "shutting_down", reason, Duration::from_secs(1)) }
+        Self {
+            close: true,
+            ..Self::unavailable(id, error_code::SHUTTING_DOWN, reason, Duration::from_secs(1))
+        }
     }
 
     /// 508: the request passed this DLX several times.
     pub(crate) fn loop_detected(id: &ResourceId) -> Self {
         let reason = "the request came back five times: the resource's address points to a DLX; point it to the resource itself";
-        Self { resource: Some(id.clone()), ..Self::new(StatusCode::LOOP_DETECTED, "loop_detected", reason) }
+        Self { resource: Some(id.clone()), ..Self::new(error_code::LOOP_DETECTED, reason) }
     }
 
     /// As an HTTP response.

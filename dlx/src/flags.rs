@@ -35,7 +35,7 @@ pub struct DlxFlags {
     pub(crate) options: DlxOptions,
     /// Addresses and networks, as in 10.0.0.0/8, whose X-Forwarded-* and target headers are trusted.
     ///
-    /// X-Forwarded-* from others is replaced; without this flag only on the shared port (README.md, Who the client is).
+    /// X-Forwarded-* from others is replaced; without this flag only on the shared port (docs/reference/forwarded-headers.md).
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub(crate) trusted_proxies: Vec<Network>,
     /// How many requests are held at once, for all resources together; further requests get 503 (`too_many_held`).

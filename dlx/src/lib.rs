@@ -20,6 +20,7 @@ mod answer;
 mod client;
 mod clock;
 mod driver;
+mod error_code;
 mod final_report;
 mod flags;
 mod forward;
@@ -38,4 +39,5 @@ mod testing;
 mod tests;
 
 pub use flags::DlxFlags;
+pub use metrics::declared::METRICS;
 pub use run::run;

@@ -164,7 +164,7 @@ pub mod yaml;
 
 pub use changes::Changes;
 pub use context::{Coordination, PluginContext, ResourceScalerConfig, Role};
-pub use event::{ResourceEvent, Severity};
+pub use event::{EventReason, ResourceEvent, Severity};
 pub use id::ResourceId;
 pub use interception::{Backend, Dlx, Interception, InterceptionRequest, RestoreRequest, ServicePorts};
 pub use record::{Nonce, Phase, Record, Version};

@@ -1,6 +1,7 @@
 //! Drain attempts and repairs of a cycle, a bounded number at a time, and their outcomes.
 
-use scaler_types::{Phase, ResourceId, ScaleError, Severity, duration};
+use daemon::events;
+use scaler_types::{Phase, ResourceId, ScaleError, duration};
 use tokio::{
     task::{Id, JoinError},
     time::Instant,
@@ -100,12 +101,15 @@ impl Cycle {
                         tracing::info!(resource = %id, phase = %record.phase, reason = record.reason, "repaired its record");
                         if record.phase == Phase::Failed {
                             let message = record.failed_wake.clone();
-                            return self.reporter.report(&id, Severity::Warning, "WakeFailed", message);
+                            return self.reporter.report(&id, events::WAKE_FAILED, message);
                         }
-                        let event =
-                            if repair.scaled_manually { "ScaledUpManually" } else { "RecordRepaired" };
+                        let event = if repair.scaled_manually {
+                            events::SCALED_UP_MANUALLY
+                        } else {
+                            events::RECORD_REPAIRED
+                        };
                         let message = format!("Its phase is {} now: {}", record.phase, record.reason);
-                        self.reporter.report(&id, Severity::Normal, event, message);
+                        self.reporter.report(&id, event, message);
                     }
                     Err(ScaleError::Conflict | ScaleError::Unsupported) => {}
                     Err(error) => {
@@ -132,11 +136,11 @@ impl Cycle {
                     });
                 tracing::warn!(resource = %id, %reason, attempts, pause = %duration::short(rounded(pause)), "failed to scale to zero");
                 let message = format!("Scaling to zero failed (consecutive failures: {attempts}): {reason}");
-                self.reporter.report(id, Severity::Warning, "ScaleToZeroFailed", message);
+                self.reporter.report(id, events::SCALE_TO_ZERO_FAILED, message);
             }
             (DrainOutcome::Committed, _) => {
                 tracing::info!(resource = %id, reason = idle, "scaled to zero");
-                self.reporter.report(id, Severity::Normal, "ScaledToZero", format!("Scaled to zero: {idle}"));
+                self.reporter.report(id, events::SCALED_TO_ZERO, format!("Scaled to zero: {idle}"));
             }
             (DrainOutcome::Reverted(_), _) => {
                 tracing::info!(resource = %id, reason = %end, "not scaled to zero")

@@ -13,11 +13,12 @@ use std::{
 };
 
 use daemon::{
+    events,
     reports::{Dropped, Reporter},
     settings::Settings,
 };
 use plugin_host::{CallError, RunningPlugin};
-use scaler_types::{Phase, ResourceId, ScaleError, Severity, TrafficMode, protocol::Rules};
+use scaler_types::{Phase, ResourceId, ScaleError, TrafficMode, protocol::Rules};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::{Id, JoinSet},
@@ -318,12 +319,12 @@ impl Cycle {
     /// Replaces the queue of the cycle before, but for resources that a user waits for.
     fn enqueue(&mut self, work: PlannedWork) {
         for (id, why) in work.refused.iter().take(MAX_REPORTED_REFUSALS) {
-            self.reporter.report(id, Severity::Warning, "NotScaledToZero", format!("Kept awake: {why}"));
+            self.reporter.report(id, events::NOT_SCALED_TO_ZERO, format!("Kept awake: {why}"));
         }
         for (id, frequent) in &work.frequent {
             tracing::warn!(resource = %id, wakes = frequent.wakes, "woken too often");
             let message = format!("It was {frequent}, as would the annotation scaler.dev/min-awake");
-            self.reporter.report(id, Severity::Warning, "FrequentWakes", message);
+            self.reporter.report(id, events::FREQUENT_WAKES, message);
         }
         let waiting = &self.waiting;
         self.queue.retain(|job| matches!(job, Job::Drain(id) if waiting.contains_key(id)));

@@ -8,11 +8,12 @@ use std::{
 };
 
 use daemon::{
+    events,
     reports::{Dropped, Reporter},
     wakes::Wakes,
 };
 use plugin_host::Listed;
-use scaler_types::{Backend, Changes, Resource, ResourceId, Severity, duration::short, protocol::Dlxs};
+use scaler_types::{Backend, Changes, Resource, ResourceId, duration::short, protocol::Dlxs};
 use tokio::{
     sync::{mpsc, watch},
     task::{Id, JoinSet},
@@ -276,7 +277,7 @@ impl Interceptor {
                     .unwrap_or_default();
                 tracing::info!(resource = %id, dlxs, "intercepted Service");
                 let message = format!("Its requests go to the DLXs now: {dlxs}");
-                self.reporter.report(id, Severity::Normal, "ServiceIntercepted", message);
+                self.reporter.report(id, events::SERVICE_INTERCEPTED, message);
             }
             BackendChange::ToWorkload => self.report_removed(id),
         }
@@ -284,12 +285,7 @@ impl Interceptor {
 
     fn report_removed(&self, id: &ResourceId) {
         tracing::info!(resource = %id, "removed interception");
-        self.reporter.report(
-            id,
-            Severity::Normal,
-            "InterceptionRemoved",
-            "Its requests go to its own pods again",
-        );
+        self.reporter.report(id, events::INTERCEPTION_REMOVED, "Its requests go to its own pods again");
     }
 
     /// Checks one resource: queues what is due now, and sets a timer for what is due later.

@@ -14,7 +14,7 @@ use crate::settings::{
 keys! {
     pub(super) struct Metrics in "metrics" {
         /// The source of the resources' activity: the DLXs, a Prometheus, or the cluster's custom metrics API. See
-        /// [Metric sources](../../README.md#metric-sources).
+        /// [Metric sources](../metric-sources.md).
         source: Spanned<Source>, "`dlx`";
         /// `prometheus`: its address, `http` or `https`, without `/api/v1/query`.
         #[serde(default, deserialize_with = "present")]

@@ -11,7 +11,7 @@ use plugin_host::{Panics, Plugin};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
-    metrics::{MetricType, counter::ConstCounter, family::Family, gauge::Gauge},
+    metrics::{counter::ConstCounter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 use serde::Serialize;
@@ -21,6 +21,7 @@ use crate::{
     admin::{self, Admin, Handler, Problems},
     files::ConfigFile,
     settings::Settings,
+    telemetry,
 };
 
 /// The namespace files and what follows from them, as `GET /api/v1/config` shows it.
@@ -189,10 +190,9 @@ impl PluginManager {
             let labels = PluginLabels { file: rejected.path.display().to_string(), kind: String::new() };
             loaded.get_or_create(&labels).set(0);
         }
-        registry.register("plugin_loaded", "Whether the plugin's file was loaded (1) or skipped (0)", loaded);
+        telemetry::PLUGIN_LOADED.register(registry, loaded);
         registry.register_collector(Box::new(PluginPanics));
-        let help = "Errors in the namespace file as it is now, while the last good one is kept";
-        registry.register("config_errors", help, lock(&self.view).errors.clone());
+        telemetry::CONFIG_ERRORS.register(registry, lock(&self.view).errors.clone());
     }
 
     /// The problems while others are served, a line each: plugins that were not loaded, refused files, instances that
@@ -252,8 +252,7 @@ fn problems(plugins: &Plugins, view: &Mutex<View>) -> Vec<String> {
 
 impl Collector for PluginPanics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let help = "Panics in plugins, in their calls and in tasks of their own";
-        let mut family = encoder.encode_descriptor("plugin_panics", help, None, MetricType::Counter)?;
+        let mut family = telemetry::PLUGIN_PANICS.encode(&mut encoder)?;
         for Panics { kind, count, .. } in plugin_host::panics() {
             ConstCounter::new(count).encode(family.encode_family(&[("kind", kind)])?)?;
         }

@@ -189,7 +189,7 @@ options! {
         #[arg(long, value_name = "STRATEGY")]
         multi_target_strategy: MultiTargetStrategy => MultiTargetStrategy, "`random`" = MultiTargetStrategy::Random;
         /// What the DLX does with `X-Forwarded-*`, `Forwarded` and `X-Real-IP`:
-        /// [Who the client is](../../README.md#who-the-client-is).
+        /// [Who the client is](forwarded-headers.md).
         #[arg(skip)]
         forwarded_headers: ForwardedHeaders => ForwardedHeaders,
             "`preserve` on a resource's own port (an intercepted Service's, or one of `tcpPorts`), `append` on the shared port";

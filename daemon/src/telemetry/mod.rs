@@ -1,6 +1,7 @@
 //! Logs and metrics.
 
 mod lines;
+mod metric;
 mod queue;
 
 use std::{
@@ -24,6 +25,8 @@ use tracing_subscriber::{
 };
 
 use lines::{Escaped, Limits, Lines};
+pub(crate) use metric::{CONFIG_ERRORS, PLUGIN_LOADED, PLUGIN_PANICS, REPORTS_DROPPED};
+pub use metric::{METRICS, MetricDeclaration, differences};
 use queue::{Queue, Stderr};
 
 /// How the log is written.
@@ -116,13 +119,9 @@ pub fn flush() {
 /// `autoscaler` or `dlx`.
 pub fn registry(daemon: &'static str) -> Registry {
     let mut registry = Registry::with_prefix("scaler");
-    registry.register(
-        "build",
-        "Which build this is",
-        Info::new([("daemon", daemon), ("version", env!("CARGO_PKG_VERSION"))]),
-    );
-    let help = "Lines left out of the log: a client caused too many of them, or standard error was not read";
-    registry.register("log_lines_left_out", help, LEFT_OUT.clone());
+    let build = Info::new([("daemon", daemon), ("version", env!("CARGO_PKG_VERSION"))]);
+    metric::BUILD.register(&mut registry, build);
+    metric::LOG_LINES_LEFT_OUT.register(&mut registry, LEFT_OUT.clone());
     registry
 }
 

@@ -31,7 +31,7 @@ use kube::{
 /// The daemons' own namespace.
 const HOME: &str = "scaler";
 
-/// What the daemons' accounts may do: the table in ARCHITECTURE.md, and no more.
+/// What the daemons' accounts may do: as docs/reference/rights.md lists it, and no more.
 static RULES: LazyLock<[(&str, Value); 2]> = LazyLock::new(|| {
     [
         (

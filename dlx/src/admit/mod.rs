@@ -5,14 +5,16 @@ mod static_response;
 
 use std::{sync::Arc, time::Duration};
 
+use daemon::events;
 use http::Request;
 use hyper::body::Body;
-use scaler_types::{Phase, Severity};
+use scaler_types::Phase;
 pub(crate) use static_response::{StaticAnswer, static_answer, static_answer_to};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
     answer::ErrorResponse,
+    error_code,
     state::{
         ColdStart, Dispatch, DispatchPermit, Effect, HeldRequest, HoldLimits, InFlight, Queue, QueueFull,
         Rejection, ResourceHandle, WakeCause,
@@ -128,7 +130,12 @@ impl Admission {
         let held = Duration::from_millis(self.since.elapsed().as_millis() as u64);
         let reason =
             format!("held for {} and the resource is not ready: {why}", scaler_types::duration::short(held));
-        ErrorResponse::unavailable(&self.resource.key.id, "held_too_long", reason, Duration::from_secs(5))
+        ErrorResponse::unavailable(
+            &self.resource.key.id,
+            error_code::HELD_TOO_LONG,
+            reason,
+            Duration::from_secs(5),
+        )
     }
 }
 
@@ -162,7 +169,7 @@ fn hold(resource: &Arc<ResourceHandle>, bytes: u64) -> Result<HeldRequest, Arc<E
         report_full(resource, &full);
         Arc::new(ErrorResponse::unavailable(
             &resource.key.id,
-            "too_many_held",
+            error_code::TOO_MANY_HELD,
             format!("too many held requests: {full}"),
             Duration::from_secs(1),
         ))
@@ -194,7 +201,6 @@ fn report_full(resource: &Arc<ResourceHandle>, full: &QueueFull) {
     if let Some(source) = due {
         tracing::warn!(resource = %resource.key.id, kind = %resource.key.kind, reason = %full, "refusing requests: too many are held");
         let message = format!("requests are answered 503: {full}");
-        let severity = Severity::Warning;
-        resource.carry_out(Effect::Report { source, severity, reason: "TooManyHeld", message });
+        resource.carry_out(Effect::Report { source, reason: events::TOO_MANY_HELD, message });
     }
 }

@@ -56,8 +56,8 @@ impl Driver {
             Effect::Probe(target) => probe::start(self.clone(), resource.clone(), target),
             Effect::Write(order) => wake::perform(self.clone(), resource.clone(), order),
             Effect::Drive => wake::drive(self.clone(), resource.clone()),
-            Effect::Report { source, severity, reason, message } => {
-                source.reports.report(&resource.key.id, severity, reason, message);
+            Effect::Report { source, reason, message } => {
+                source.reports.report(&resource.key.id, reason, message);
             }
             Effect::Woken(took, phases) => self.metrics.woken(&resource.key, took, &phases),
             Effect::FirstByte(took) => self.metrics.phase(&resource.key, ColdStartPhase::FirstByte, took),

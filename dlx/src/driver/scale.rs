@@ -2,9 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use daemon::wakes::{Waits, WakePlace};
+use daemon::{
+    events,
+    wakes::{Waits, WakePlace},
+};
 use scaler_types::{
-    Nonce, Phase, Record, ScaleError, ScaleRequest, Severity, Target, TrafficMode, Version,
+    Nonce, Phase, Record, ScaleError, ScaleRequest, Target, TrafficMode, Version,
     backoff::Backoff,
     duration,
     protocol::{GateInput, GateOrder},
@@ -199,7 +202,7 @@ async fn finish(driver: &Arc<Driver>, resource: &Arc<ResourceHandle>, ended: End
             driver.metrics.failed_wakes.inc();
             resource.counts.woken(outcome);
             resource.read(|view| {
-                view.source.reports.report(&resource.key.id, Severity::Warning, "WakeFailed", reason);
+                view.source.reports.report(&resource.key.id, events::WAKE_FAILED, reason);
             });
         }
         None => {}

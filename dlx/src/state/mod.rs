@@ -26,7 +26,7 @@ use arc_swap::ArcSwap;
 pub(crate) use cause::WakeCause;
 pub(crate) use cold_start::ColdStartPhase;
 pub(crate) use cold_start::{ColdStart, ColdStartPhases};
-use daemon::settings::Settings;
+use daemon::{events, settings::Settings};
 pub(crate) use host::{is_host, normalize};
 use http::HeaderValue;
 pub(crate) use interceptions::{InterceptionGuard, Interceptions};
@@ -36,7 +36,7 @@ pub(crate) use queue::{
 };
 pub(crate) use resources::Resources;
 use scaler_types::{
-    Nonce, Phase, Resource, ResourceId, ScaleResource, Severity, TrafficMode,
+    EventReason, Nonce, Phase, Resource, ResourceId, ScaleResource, TrafficMode,
     protocol::{GateInput, GateOrder, Refusal, Seen},
 };
 pub(crate) use shared::{Effect, SharedState};
@@ -342,7 +342,7 @@ impl ResourceHandle {
     fn report_wake_started(self: &Arc<Self>, view: &ResourceView, cause: Option<&WakeCause>) {
         let cause = cause.map(|cause| format!("woken by {cause}; ")).unwrap_or_default();
         let message = format!("{cause}requests held: {}", self.queue.len());
-        self.report(view, Severity::Normal, "WakeStarted", message);
+        self.report(view, events::WAKE_STARTED, message);
     }
 
     /// Counts and reports a wake of this DLX that succeeded.
@@ -350,17 +350,11 @@ impl ResourceHandle {
         self.carry_out(Effect::Woken(took, *phases));
         self.counts.woken(WakeOutcome::Awake);
         let message = format!("ready {:.3} s after the wake began: {phases}", took.as_secs_f64());
-        self.report(view, Severity::Normal, "Woken", message);
+        self.report(view, events::WOKEN, message);
     }
 
-    fn report(
-        self: &Arc<Self>,
-        view: &ResourceView,
-        severity: Severity,
-        reason: &'static str,
-        message: String,
-    ) {
-        self.carry_out(Effect::Report { source: view.source.clone(), severity, reason, message });
+    fn report(self: &Arc<Self>, view: &ResourceView, reason: EventReason, message: String) {
+        self.carry_out(Effect::Report { source: view.source.clone(), reason, message });
     }
 
     /// Has the driver do an effect.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use scaler_types::{
-    Severity,
+    EventReason,
     protocol::{GateOrder, Rules},
 };
 
@@ -40,10 +40,8 @@ pub(crate) enum Effect {
     Report {
         /// Its plugin.
         source: Arc<PluginSource>,
-        /// Its severity.
-        severity: Severity,
         /// Its reason.
-        reason: &'static str,
+        reason: EventReason,
         /// Its message.
         message: String,
     },

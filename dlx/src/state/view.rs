@@ -15,7 +15,7 @@ use super::{
     EndpointTarget, InterceptionGuard, WakeCause,
     cold_start::{ColdStart, ColdStartPhase, ColdStartPhases, Timeline},
 };
-use crate::{answer::ErrorResponse, plugin::PluginSource};
+use crate::{answer::ErrorResponse, error_code, plugin::PluginSource};
 
 /// For how long requests are answered with the cause of a failed wake; doubled while further wakes fail sooner than that,
 /// up to [`MAX_FAILURE_DELAY`].
@@ -400,7 +400,7 @@ impl ResourceView {
         };
         let left = until.checked_duration_since(Instant::now())?;
         let retry = left + Duration::from_secs(1);
-        Some(ErrorResponse::unavailable(id, "wake_failed", failure.reason.clone(), retry))
+        Some(ErrorResponse::unavailable(id, error_code::WAKE_FAILED, failure.reason.clone(), retry))
     }
 
     /// Why requests are not forwarded, as text: what the plugin waits for, what the endpoints answer, and the last error,

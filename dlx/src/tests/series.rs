@@ -10,13 +10,18 @@ use crate::{
     testing::{Site, SiteOptions, plugin::Plugin, status, until, upstream},
 };
 
-/// The series of single resources, as Prometheus reads them.
-fn series(site: &Site, resources: ResourceMetrics) -> Vec<String> {
+/// What Prometheus reads.
+fn page(site: &Site, resources: ResourceMetrics) -> String {
     let mut registry = registry("dlx");
     registry.register_collector(Box::new(MetricsCollector { dlx: Arc::downgrade(&site.dlx), resources }));
     let mut page = String::new();
     prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
-    page.lines().filter(|line| line.contains("name=\"")).map(str::to_owned).collect()
+    page
+}
+
+/// The series of single resources.
+fn series(site: &Site, resources: ResourceMetrics) -> Vec<String> {
+    page(site, resources).lines().filter(|line| line.contains("name=\"")).map(str::to_owned).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,11 +57,8 @@ async fn a_resource_has_the_series_that_are_not_zero() {
     assert!(all.contains(&format!("scaler_dlx_held{{{}}} 0", labels("idle"))), "{all:#?}");
     assert!(all.len() > 3 * active.len() && active.iter().all(|line| all.contains(line)), "{all:#?}");
     assert_eq!(series(&site, ResourceMetrics::None), Vec::<String>::new());
-    for line in &all {
-        let name = line.split('{').next().unwrap();
-        assert!(
-            include_str!("../../../README.md").contains(&format!("`{name}")),
-            "README.md does not name {name}"
-        );
-    }
+    let page = page(&site, ResourceMetrics::All);
+    let declared: Vec<_> =
+        crate::METRICS.into_iter().chain(daemon::telemetry::METRICS.into_iter().take(2)).collect();
+    assert_eq!(daemon::telemetry::differences(&page, &declared), Vec::<String>::new());
 }

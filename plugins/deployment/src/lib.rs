@@ -24,13 +24,13 @@ use anyhow::Context as _;
 use scaler_types::{
     Backend, Changes, Coordination, Dlx, InterceptionRequest, PluginContext, Record, Resource, ResourceEvent,
     ResourceId, ResourceScaler, ResourceScalerConfig, RestoreRequest, Result, Role, ScaleError, ScaleRequest,
-    Severity, Target, Version,
+    Target, Version,
 };
 use tokio::task::JoinSet;
 
 use cluster::ClusterApi;
 use config::PluginConfig;
-use events::Events;
+use events::{Events, reasons::PORTS_FORWARDED};
 use index::{
     Clock, Store,
     start::{self, Started},
@@ -191,9 +191,7 @@ impl DeploymentScaler {
         // Those that are done are forgotten.
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {
-            let report =
-                ResourceEvent { severity: Severity::Normal, reason: "PortsForwarded".to_owned(), message };
-            if let Err(error) = events.write(&object, &report).await {
+            if let Err(error) = events.write(&object, &PORTS_FORWARDED.event(message)).await {
                 tracing::warn!(resource = %id, error = cluster::describe_error(&error), "failed to write an Event");
             }
         });

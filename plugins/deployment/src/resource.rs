@@ -3,7 +3,7 @@
 use scaler_types::{Phase, Progress, Resource, ResourceId, Role, ScaleEvent};
 
 use crate::{
-    events::warnings::WAKE_FAILED,
+    events::{reasons, warnings::WAKE_FAILED},
     index::{ListedWorkload, Projection, State, Warning, joined},
     interception,
     objects::{PodObject, Workload, annotations},
@@ -53,7 +53,7 @@ fn listed(state: &State, id: &ResourceId) -> Option<ListedWorkload> {
     let (hosts, refused) = hosts::workload_hosts(state, workload, &options);
     resource.hosts = hosts;
     warnings.extend(refused.iter().map(|one| Warning {
-        reason: "HostRefused",
+        reason: reasons::HOST_REFUSED,
         message: format!("{}: the host {} is ignored: {}", annotations::HOSTS, one.host, one.why),
     }));
 
@@ -78,13 +78,13 @@ fn listed(state: &State, id: &ResourceId) -> Option<ListedWorkload> {
     let unreadable = workload.unreadable.clone().unwrap_or_default();
     resource.status = joined(&[said, unreadable.clone()]);
     if !unreadable.is_empty() {
-        warnings.push(Warning { reason: "InvalidAnnotation", message: unreadable });
+        warnings.push(Warning { reason: reasons::INVALID_ANNOTATION, message: unreadable });
     }
 
     let mut keep = Vec::new();
     for invalid in &options.invalid {
         keep.push(format!("invalid annotation: {invalid}"));
-        warnings.push(Warning { reason: "InvalidAnnotation", message: invalid.to_string() });
+        warnings.push(Warning { reason: reasons::INVALID_ANNOTATION, message: invalid.to_string() });
     }
     if !options.opted_in {
         let own = workload.is_scaler();
@@ -94,16 +94,18 @@ fn listed(state: &State, id: &ResourceId) -> Option<ListedWorkload> {
         keep.push(format!("paused ({})", annotations::PAUSED));
     }
     for conflict in state.scalers_of(workload).filter_map(|scaler| scaler.conflict()) {
-        warnings
-            .push(Warning { reason: "ConflictingAutoscaler", message: format!("kept awake: {conflict}") });
+        warnings.push(Warning {
+            reason: reasons::CONFLICTING_AUTOSCALER,
+            message: format!("kept awake: {conflict}"),
+        });
         keep.push(conflict);
     }
     if let Some(why) = status.refusal() {
-        warnings.push(Warning { reason: "InterceptionRefused", message: why.to_owned() });
+        warnings.push(Warning { reason: reasons::INTERCEPTION_REFUSED, message: why.to_owned() });
         keep.push(why.to_owned());
     }
     if let Some(message) = interception::interception_by_default(state, workload, &options) {
-        warnings.push(Warning { reason: "InterceptedByDefault", message });
+        warnings.push(Warning { reason: reasons::INTERCEPTED_BY_DEFAULT, message });
     }
     if !workload.stored.record.failed_wake.is_empty() {
         let message = workload.stored.record.failed_wake.clone();
@@ -131,7 +133,7 @@ fn not_managed(state: &State, id: &ResourceId) -> Option<Warning> {
     let workload = state.workload(id).filter(|workload| workload.is_scaler())?;
     let asks = workload.annotations.get(annotations::SCALE_TO_ZERO).is_some_and(|value| value != "false");
     let message = || format!("{}: {SCALERS_OWN}: remove the annotation", annotations::SCALE_TO_ZERO);
-    asks.then(|| Warning { reason: "OptInRefused", message: message() })
+    asks.then(|| Warning { reason: reasons::OPT_IN_REFUSED, message: message() })
 }
 
 /// Endpoints, progress; gives what it waits for.

@@ -2,10 +2,13 @@
 
 use std::{cmp::Reverse, time::Duration};
 
-use daemon::wakes::{WAKE_PLACE_TIMEOUT, Waits, WakePlace, jitter};
+use daemon::{
+    events,
+    wakes::{WAKE_PLACE_TIMEOUT, Waits, WakePlace, jitter},
+};
 
 use scaler_types::{
-    Backend, InterceptionRequest, Nonce, ResourceId, ScaleError, ScaleRequest, Severity, Target,
+    Backend, InterceptionRequest, Nonce, ResourceId, ScaleError, ScaleRequest, Target,
     duration::short,
     protocol::{Dlxs, Step, transition},
 };
@@ -170,7 +173,7 @@ impl Interceptor {
                 if let Some(why) = new_failure {
                     tracing::warn!(resource = %id, reason = %why, "failed to switch its Service {to}");
                     let message = format!("Failed to switch its Service {to}: {why}");
-                    self.reporter.report(&id, Severity::Warning, "InterceptionFailed", message);
+                    self.reporter.report(&id, events::INTERCEPTION_FAILED, message);
                 } else if let Some((attempts, why)) = intercepted.last_failure() {
                     tracing::debug!(resource = %id, reason = %why, attempts, "Service not pointed {to} yet");
                 }
@@ -188,13 +191,13 @@ impl Interceptor {
                         tracing::warn!(resource = %id, "woke the resource: it is not intercepted, so no request could wake it{why}");
                         let message =
                             format!("Woken: it is not intercepted, so no request could wake it{why}");
-                        self.reporter.report(&id, Severity::Warning, "Woken", message);
+                        self.reporter.report(&id, events::WOKEN, message);
                     }
                     Ok(()) => {
                         tracing::warn!(resource = %id, "woke the resource: no DLX is ready");
                         let message =
                             format!("Woken: no DLX has been ready for {}", short(unavailable_timeout));
-                        self.reporter.report(&id, Severity::Warning, "DLXUnavailable", message);
+                        self.reporter.report(&id, events::DLX_UNAVAILABLE, message);
                     }
                     Err(ScaleError::Conflict) => {}
                     Err(error) => {

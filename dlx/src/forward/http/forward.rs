@@ -22,6 +22,7 @@ use super::{
 use crate::{
     admit::{Admission, Admitted, weight},
     answer::ErrorResponse,
+    error_code,
     identify::{Identified, client, head::coded},
     state::{ColdStart, Effect, EndpointTarget, InFlight, ResourceHandle, WakeCause},
 };
@@ -105,7 +106,7 @@ async fn hold(
                 // The client does not read it; it ends the connection.
                 let reason = "the client closed the connection";
                 let id = &admission.resource().key.id;
-                let refusal = ErrorResponse::unavailable(id, "client_left", reason, Duration::from_secs(1));
+                let refusal = ErrorResponse::unavailable(id, error_code::CLIENT_LEFT, reason, Duration::from_secs(1));
                 return Err(Arc::new(ErrorResponse { close: true, ..refusal }));
             }
         },

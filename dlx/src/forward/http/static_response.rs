@@ -9,7 +9,9 @@ use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 
 use super::{ConnectionContext, ResponseBody, forward};
-use crate::{admit::StaticAnswer, answer::ErrorResponse, identify::Identified, state::ResourceHandle};
+use crate::{
+    admit::StaticAnswer, answer::ErrorResponse, error_code, identify::Identified, state::ResourceHandle,
+};
 
 /// Serves a request that matches a static response.
 pub(crate) async fn serve(
@@ -46,5 +48,5 @@ fn response(answer: StaticAnswer) -> Response<ResponseBody> {
 /// 503: the resource is awake, and no endpoint takes requests.
 pub(crate) fn not_up(resource: &ResourceHandle) -> ErrorResponse {
     let why = resource.read(|view| view.why_not_up());
-    ErrorResponse::unavailable(&resource.key.id, "not_ready", why, Duration::from_secs(1))
+    ErrorResponse::unavailable(&resource.key.id, error_code::NOT_READY, why, Duration::from_secs(1))
 }

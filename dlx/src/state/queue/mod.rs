@@ -16,7 +16,7 @@ pub(crate) use limits::{HeldTotals, HoldLimits, QueueFull, Reservation};
 pub(crate) use shares::NamespaceShare;
 use tokio::{sync::oneshot, time::Instant};
 
-use crate::{answer::ErrorResponse, state::ResourceHandle};
+use crate::{answer::ErrorResponse, error_code, state::ResourceHandle};
 
 /// The held requests of one resource.
 #[derive(Debug, Default)]
@@ -223,10 +223,10 @@ impl Rejection {
     /// Its name in metrics.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Rejection::TooManyHeld => "too_many_held",
-            Rejection::TooLong => "held_too_long",
-            Rejection::WakeFailed => "wake_failed",
-            Rejection::ShuttingDown => "shutting_down",
+            Rejection::TooManyHeld => error_code::TOO_MANY_HELD.name(),
+            Rejection::TooLong => error_code::HELD_TOO_LONG.name(),
+            Rejection::WakeFailed => error_code::WAKE_FAILED.name(),
+            Rejection::ShuttingDown => error_code::SHUTTING_DOWN.name(),
         }
     }
 }

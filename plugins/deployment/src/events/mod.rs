@@ -3,6 +3,7 @@
 //! Every text is an Event of its own: but for its series nothing of an Event can be changed. The same text again is one more
 //! occurrence in the series of the Event that is there.
 
+pub(crate) mod reasons;
 pub(crate) mod warnings;
 
 use std::{

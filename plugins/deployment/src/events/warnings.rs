@@ -6,17 +6,20 @@ use std::{
     time::Duration,
 };
 
-use scaler_types::{ResourceEvent, ResourceId, Role, Severity};
+use scaler_types::{EventReason, ResourceId, Role};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
     cluster,
-    events::Events,
+    events::{
+        Events,
+        reasons::{HOST_REFUSED, INTERCEPTION_REFUSED},
+    },
     index::{Store, Warning},
 };
 
-/// The last wake failed.
-pub(crate) const WAKE_FAILED: &str = "WakeFailed";
+/// The last wake failed: as the daemon that saw it publishes it.
+pub(crate) const WAKE_FAILED: EventReason = EventReason::warning("WakeFailed");
 
 /// What an object is refused for may be for want of another one that is about to come: a Deployment often stands before its
 /// Service in a manifest. It is reported if it still holds then.
@@ -48,13 +51,11 @@ pub(crate) async fn publish_warnings(store: Arc<Store>, events: Arc<Events>, rol
             let (id, warning) = &*subject;
             let Some(object) = store.standing_warning(id, warning) else { continue };
             if first {
-                tracing::warn!(resource = %id, reason = warning.reason, "{}", warning.message);
+                tracing::warn!(resource = %id, reason = warning.reason.name(), "{}", warning.message);
             }
             if role == Role::Autoscaler {
-                let reason = warning.reason.to_owned();
-                let report =
-                    ResourceEvent { severity: Severity::Warning, reason, message: warning.message.clone() };
-                if let Err(error) = events.write(&object, &report).await {
+                let event = warning.reason.event(&warning.message);
+                if let Err(error) = events.write(&object, &event).await {
                     tracing::warn!(resource = %id, error = cluster::describe_error(&error), "failed to write an Event");
                 }
             }
@@ -72,7 +73,7 @@ pub(crate) async fn publish_warnings(store: Arc<Store>, events: Arc<Events>, rol
 /// After what time a warning is published, if it still holds.
 fn settle_delay(warning: &Warning) -> Duration {
     match warning.reason {
-        "InterceptionRefused" | "HostRefused" => SETTLE_DELAY,
+        INTERCEPTION_REFUSED | HOST_REFUSED => SETTLE_DELAY,
         // The daemon that saw the wake fail reported it.
         WAKE_FAILED => REPEAT_INTERVAL,
         _ => Duration::ZERO,
@@ -117,8 +118,9 @@ impl DueWarnings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::reasons::INVALID_ANNOTATION;
 
-    fn web(reason: &'static str) -> (ResourceId, Warning) {
+    fn web(reason: EventReason) -> (ResourceId, Warning) {
         (ResourceId::new("shop", "web"), Warning { reason, message: "said".to_owned() })
     }
 
@@ -126,16 +128,16 @@ mod tests {
     async fn a_warning_that_may_pass_is_published_late_and_a_lasting_one_repeatedly() {
         let start = Instant::now();
         let mut due = DueWarnings::default();
-        due.add(start, vec![web("InterceptionRefused"), web("InvalidAnnotation")]);
+        due.add(start, vec![web(INTERCEPTION_REFUSED), web(INVALID_ANNOTATION)]);
         let (subject, first) = due.next(start).unwrap();
-        assert_eq!((subject.1.reason, first), ("InvalidAnnotation", true));
+        assert_eq!((subject.1.reason, first), (INVALID_ANNOTATION, true));
         due.again(start, subject);
         assert!(due.next(start).is_none());
         let settled = due.first().unwrap();
         assert!(settled > start && settled < start + REPEAT_INTERVAL);
-        assert_eq!(due.next(settled).unwrap().0.1.reason, "InterceptionRefused");
+        assert_eq!(due.next(settled).unwrap().0.1.reason, INTERCEPTION_REFUSED);
         let (subject, first) = due.next(start + REPEAT_INTERVAL).unwrap();
-        assert_eq!((subject.1.reason, first), ("InvalidAnnotation", false));
+        assert_eq!((subject.1.reason, first), (INVALID_ANNOTATION, false));
         assert!(due.first().is_none());
     }
 
@@ -143,10 +145,10 @@ mod tests {
     async fn a_warning_that_returns_starts_again() {
         let start = Instant::now();
         let mut due = DueWarnings::default();
-        due.add(start, vec![web("InvalidAnnotation")]);
+        due.add(start, vec![web(INVALID_ANNOTATION)]);
         let (subject, _) = due.next(start).unwrap();
         due.again(start, subject);
-        due.add(start, vec![web("InvalidAnnotation")]);
+        due.add(start, vec![web(INVALID_ANNOTATION)]);
         assert!(due.next(start).unwrap().1, "it did not hold in between");
         assert!(due.first().is_none());
     }
@@ -160,8 +162,8 @@ mod tests {
             let id = |number: usize| ResourceId::new("shop", number.to_string());
             (0..100_000).map(move |number| (id(number), web(reason).1)).collect()
         };
-        due.add(start, warnings("InvalidAnnotation"));
-        due.add(start, warnings("InvalidAnnotation"));
+        due.add(start, warnings(INVALID_ANNOTATION));
+        due.add(start, warnings(INVALID_ANNOTATION));
         assert_eq!(std::iter::from_fn(|| due.next(start)).count(), 100_000);
     }
 
@@ -169,7 +171,7 @@ mod tests {
     async fn a_failed_wake_is_published_again_only_after_the_repeat_interval() {
         let start = Instant::now();
         let mut due = DueWarnings::default();
-        due.add(start, vec![web("WakeFailed")]);
+        due.add(start, vec![web(WAKE_FAILED)]);
         assert!(due.next(start + REPEAT_INTERVAL / 2).is_none());
         assert!(due.next(start + REPEAT_INTERVAL).is_some());
     }

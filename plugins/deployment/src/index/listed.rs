@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use k8s_openapi::jiff::Timestamp;
-use scaler_types::{Resource, ResourceId, TrafficMode};
+use scaler_types::{EventReason, Resource, ResourceId, TrafficMode};
 
 use super::State;
 use crate::objects::annotations;
@@ -81,8 +81,8 @@ impl ListedWorkload {
 /// A warning to be published as an Event on a workload.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Warning {
-    /// In one word.
-    pub(crate) reason: &'static str,
+    /// Of which kind.
+    pub(crate) reason: EventReason,
     /// In a sentence.
     pub(crate) message: String,
 }

@@ -184,7 +184,7 @@ impl Watches<'_> {
                 match cluster::is_forbidden(&error) {
                     true => anyhow!(
                         "listing {what} {place}: {reason}; the service account of this daemon needs the verbs {verbs} on \
-                         {what} (plugins/deployment/README.md, Rights)"
+                         {what} (docs/reference/rights.md)"
                     ),
                     false => anyhow!("listing {what} {place}: {reason}"),
                 }

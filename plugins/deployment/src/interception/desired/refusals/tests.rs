@@ -1,7 +1,10 @@
 use serde_json::json;
 
 use super::*;
-use crate::interception::scene::Scene;
+use crate::{
+    events::reasons::{INTERCEPTED_BY_DEFAULT, INTERCEPTION_REFUSED},
+    interception::scene::Scene,
+};
 
 /// Refused, in words that name each of these.
 #[track_caller]
@@ -200,7 +203,7 @@ fn none_is_refused_where_no_request_could_wake_it() {
         look.requested && look.backend == scaler_types::Backend::Workload,
         "who sleeps is woken: {look:?}"
     );
-    assert!(scene.store.warnings().iter().any(|(_, one)| one.reason == "InterceptionRefused"));
+    assert!(scene.store.warnings().iter().any(|(_, one)| one.reason == INTERCEPTION_REFUSED));
     // Its own Service selects its pods.
     scene.ingress("web", "shop.example.com", "web");
     refused(&scene, &unreached);
@@ -282,7 +285,7 @@ fn a_workload_that_opts_in_is_intercepted_and_a_route_to_a_dlx_is_reported() {
     scene.service("scaler-dlx", json!({"type": "ExternalName", "externalName": "scaler-dlx.scaler.svc"}));
     let warnings = scene.store.warnings();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert_eq!(warnings[0].1.reason, "InterceptedByDefault");
+    assert_eq!(warnings[0].1.reason, INTERCEPTED_BY_DEFAULT);
     for word in
         ["the Ingress web", "web.shop.svc", "scaler.dev/intercept: manual", "scaler.dev/intercept: always"]
     {

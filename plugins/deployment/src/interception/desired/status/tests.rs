@@ -4,7 +4,7 @@ use scaler_types::{Role, ServicePorts};
 use serde_json::json;
 
 use super::*;
-use crate::{index::State, interception::scene::Scene};
+use crate::{events::reasons::INTERCEPTION_REFUSED, index::State, interception::scene::Scene};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -170,7 +170,7 @@ fn a_refused_workload_is_kept_awake_and_reported() {
     assert!(web.keep_awake.contains(&refused), "{}", web.keep_awake);
     let warnings = scene.store.warnings();
     assert!(
-        warnings.iter().any(|(_, one)| one.reason == "InterceptionRefused" && one.message == refused),
+        warnings.iter().any(|(_, one)| one.reason == INTERCEPTION_REFUSED && one.message == refused),
         "{warnings:?}"
     );
     scene.workload("web", "web", json!({"scaler.dev/intercept": "manual"}));

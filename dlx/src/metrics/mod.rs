@@ -1,4 +1,6 @@
-//! Counts that belong to no resource.
+//! Counts that belong to no resource; and the declarations of all metrics.
+
+pub(crate) mod declared;
 
 use std::time::Duration;
 
