@@ -10,10 +10,10 @@ use crate::{
 /// Set: `tests/deploy` writes the pages, which it else compares.
 const WRITE: &str = "SCALER_WRITE_REFERENCE";
 
-/// Writes docs/reference from what the daemons declare
+/// Writes docs/reference from what the code declares
 ///
-/// The flags and the keys of a namespace file, with their meanings and defaults. `cargo xtask test` fails while a page is not
-/// what they declare.
+/// Flags, keys of a namespace file, annotations, commands, Events, metrics, errors and rights. `cargo xtask test` fails while a page
+/// is not what the code declares.
 #[derive(clap::Args)]
 #[command(after_help = "Example:
   cargo xtask reference             after a change of a flag or a key")]

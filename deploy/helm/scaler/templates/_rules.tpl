@@ -18,7 +18,7 @@ and no workload can be created or deleted. The rights to intercept Services are 
 {{/* What the plugin `deployment` asks of a served namespace: (dict "root" $ "daemon" ..). Its README has the table. */}}
 {{- define "scaler.pluginRules" -}}
 {{- $intercepts := and (eq .daemon "autoscaler") (include "scaler.servicePorts" .root) -}}
-# Records and replicas, in one patch.
+# The workloads; a patch changes the record and the replicas.
 {{ include "scaler.workloadRules" . }}
 # The workload's names{{ if $intercepts }}; a patch adds one key to a Service's selector, and takes it away{{ end }}.
 - apiGroups: [""]
@@ -29,18 +29,18 @@ and no workload can be created or deleted. The rights to intercept Services are 
 - apiGroups: [discovery.k8s.io]
   resources: [endpointslices]
   verbs: [get, list, watch, create, update, patch, delete]
-# Pods that these protect would be open to every client that reaches the DLX: such a workload is not intercepted.
+# Whether a policy protects the pods: such a workload is not intercepted, because every client of the DLX would reach them.
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [list, watch]
 {{- else if include "scaler.servicePorts" .root }}
-# The EndpointSlices that still have this DLX: until it is in none, a DLX does not end.
+# Which EndpointSlices still name this DLX: until none does, it does not end.
 - apiGroups: [discovery.k8s.io]
   resources: [endpointslices]
   verbs: [list, watch]
 {{- end }}
 {{- if eq .daemon "dlx" }}
-# Where a workload listens, and why it does not come up.
+# Where a workload listens, and why it does not start.
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
@@ -53,7 +53,7 @@ and no workload can be created or deleted. The rights to intercept Services are 
   resources: [httproutes]
   verbs: [list, watch]
 {{- if eq .daemon "autoscaler" }}
-# Who else takes the workload to zero.
+# Whether another autoscaler scales the workload to zero.
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
   verbs: [list, watch]
@@ -61,7 +61,7 @@ and no workload can be created or deleted. The rights to intercept Services are 
   resources: [scaledobjects]
   verbs: [list, watch]
 {{- end }}
-# What was done, refused or failed is an Event on the workload.
+# Events on the workload: what was done, refused or failed.
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
@@ -71,7 +71,7 @@ and no workload can be created or deleted. The rights to intercept Services are 
 {{- define "scaler.servedRules" -}}
 {{ include "scaler.pluginRules" . }}
 {{- if and (eq .daemon "autoscaler") (include "scaler.customMetrics" .root) }}
-# The metric source `kubernetes`; a metric's name stands where RBAC has a subresource, so it cannot be said here.
+# The metric source `kubernetes`. (RBAC cannot limit the names of metrics.)
 - apiGroups: [custom.metrics.k8s.io]
   resources: ["*"]
   verbs: [get]
@@ -81,6 +81,7 @@ and no workload can be created or deleted. The rights to intercept Services are 
 {{/* Objects that are not in a namespace: whether a served namespace opts in as a whole; the zone of a DLX. */}}
 {{- define "scaler.clusterRules" -}}
 {{- $served := include "scaler.namespaces" .root | fromJson -}}
+# Whether a namespace opts in all its workloads.
 - apiGroups: [""]
   resources: [namespaces]
   {{- if not $served.all }}
@@ -88,6 +89,7 @@ and no workload can be created or deleted. The rights to intercept Services are 
   {{- end }}
   verbs: [list, watch]
 {{- if and (eq .daemon "autoscaler") (include "scaler.servicePorts" .root) }}
+# The zone of a DLX, for the endpoints of intercepted Services.
 - apiGroups: [""]
   resources: [nodes]
   verbs: [get]
@@ -106,11 +108,11 @@ and no workload can be created or deleted. The rights to intercept Services are 
   resources: [leases]
   resourceNames: [scaler-autoscaler]
   verbs: [get, watch, update]
-# The DLXs' Leases: they must confirm{{ if $intercepts }}, and are the endpoints of intercepted Services{{ end }}. Deleted when its DLX is proved dead.
+# The registered DLXs: each must confirm a drain attempt. The Lease of a DLX that is dead is deleted.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: {{ ternary "[list, watch, delete]" "[list, delete]" (ne "" $intercepts) }}
-# The proof: the pod of a Lease.{{ if $intercepts }} And whether it takes requests.{{ end }}
+# Whether a DLX is dead{{ if $intercepts }}, and whether it takes requests{{ end }}: its pod.
 - apiGroups: [""]
   resources: [pods]
   verbs: {{ ternary "[get, list, watch]" "[get]" (ne "" $intercepts) }}
@@ -125,7 +127,7 @@ and no workload can be created or deleted. The rights to intercept Services are 
   verbs: [get, list, watch, update, patch]
 {{- end }}
 {{- else -}}
-# Its own Lease, named after its pod. (Its pod's uid and address it knows from its environment.)
+# Its own Lease, named after its pod: its registration.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [get, create, update, delete]

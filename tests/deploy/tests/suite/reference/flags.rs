@@ -1,13 +1,12 @@
-//! The pages under docs/reference are what the daemons declare. `cargo xtask reference` writes them.
+//! The flags, and the keys of a namespace file.
 
-use std::{collections::BTreeMap, env, fmt::Write as _, fs};
+use std::{collections::BTreeMap, fmt::Write as _, fs};
 
 use clap::{Arg, Command, CommandFactory as _};
 use daemon::{namespace_file::NamespaceFile, settings::FileKey};
 use deploy::root;
 
-/// Set: the pages are written, not compared.
-const WRITE: &str = "SCALER_WRITE_REFERENCE";
+use super::{cell, page};
 
 const FLAGS: &str = "# Flags
 
@@ -31,25 +30,6 @@ A file has 8 MiB and 500,000 values at most, keys included. [every-key.yaml](../
 | key | value | default | meaning |
 |---|---|---|---|
 ";
-
-/// Writes the page, or compares it with the one that is there.
-fn page(name: &str, text: &str) {
-    let path = root().join("docs/reference").join(name);
-    if env::var_os(WRITE).is_some() {
-        fs::create_dir_all(path.parent().expect("a folder")).expect("making docs/reference");
-        fs::write(&path, text).unwrap_or_else(|error| panic!("writing {}: {error}", path.display()));
-    }
-    let there = fs::read_to_string(&path).unwrap_or_default();
-    for (number, (there, text)) in there.lines().zip(text.lines()).enumerate() {
-        assert_eq!(there, text, "docs/reference/{name}:{}: run `cargo xtask reference`", number + 1);
-    }
-    assert_eq!(there, text, "docs/reference/{name}: run `cargo xtask reference`");
-}
-
-/// In a cell of a table.
-fn cell(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|")
-}
 
 /// A flag in the table: which daemons have it, with which default; and its meaning.
 type Flag = (Vec<(&'static str, String)>, String);
