@@ -18,7 +18,8 @@ fn pages() -> Vec<PathBuf> {
     pages.extend(
         [
             "README.md",
-            "ARCHITECTURE.md",
+            "CONTRIBUTING.md",
+            "SECURITY.md",
             "deploy/manifests/README.md",
             "deploy/helm/scaler/README.md",
             "examples/kubernetes/README.md",
@@ -115,7 +116,7 @@ fn annotations(path: &str) -> BTreeSet<String> {
 #[test]
 fn the_pages_name_the_annotations_that_the_plugin_reads() {
     let known = annotations("plugins/deployment/src/objects/annotations.rs");
-    let mut documented = annotations("docs/kubernetes/annotations.md");
+    let mut documented = annotations("docs/reference/annotations.md");
     assert!(documented.remove("scaler.dev/state"), "the page says what scaler.dev/state is");
     assert_eq!(documented, known);
     for page in pages() {

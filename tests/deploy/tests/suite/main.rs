@@ -5,6 +5,7 @@ mod daemons;
 mod docs;
 mod examples;
 mod interception;
+mod invariants;
 mod monitoring;
 mod plugin;
 mod policy;
