@@ -68,7 +68,7 @@ async fn it_starts_and_stops_its_resource_and_lists_what_changed() {
 #[tokio::test]
 async fn its_page_shows_its_source_and_a_file_it_takes() {
     let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/plugin");
-    let page = fs::read_to_string(crate_dir.join("README.md")).unwrap();
+    let page = fs::read_to_string(crate_dir.join("../../docs/write-a-plugin.md")).unwrap();
     let source = fs::read_to_string(crate_dir.join("src/lib.rs")).unwrap();
     let mut shown = 0;
     for block in page.split("```rust\n").skip(1) {

@@ -29,6 +29,14 @@ async fn a_new_plugin_builds_loads_and_scales() {
     cargo(&["run", "--quiet", "--package", "xtask", "--", "new-plugin", made.to_str().unwrap()], target);
     let manifest = made.join("Cargo.toml");
     cargo(&["build", "--quiet", "--manifest-path", manifest.to_str().unwrap()], target);
+    let page = include_str!("../../docs/write-a-plugin.md");
+    for command in [
+        "cargo xtask new-plugin ../my-queue",
+        "cargo build --release --manifest-path ../my-queue/Cargo.toml",
+        "cp ../my-queue/target/release/libmy_queue.so",
+    ] {
+        assert!(page.contains(command), "the page names what is tested here: {command}");
+    }
 
     let dir = folder(&target.join("debug/libmy_queue.so"), "my-queue.so");
     let plugin = &load(dir.path()).plugins[0];

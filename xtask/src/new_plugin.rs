@@ -67,7 +67,7 @@ pub fn run(name: &str) -> Result<()> {
     println!(
         "made {folder}, a resource-scaler of kind {kind}\n\n\
          fill in   {folder}/src/lib.rs\n\
-         learn     examples/plugin/README.md\n\
+         learn     docs/write-a-plugin.md\n\
          build     cargo build --release {flags}\n\
          install   cp {target}/release/lib{library}.so plugins/.{library}.so && mv plugins/.{library}.so plugins/{library}.so",
         folder = folder.display(),

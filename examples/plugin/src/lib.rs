@@ -1,5 +1,5 @@
 //! The tutorial's resource-scaler, kind `command`: scales whatever two shell commands can start and stop.
-//! `README.md` in this crate's folder explains it.
+//! `docs/write-a-plugin.md` explains it.
 
 use std::{collections::BTreeMap, process::Stdio};
 
