@@ -19,6 +19,7 @@ mod outage;
 mod pages;
 mod prometheus;
 mod protocols;
+mod quickstart;
 mod rbac;
 mod restore;
 mod scenarios;
