@@ -94,7 +94,8 @@ pub struct ResourceScalerConfig {
     /// Metrics for resources that have none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub scale_resources: Vec<ScaleResource>,
-    /// Faults in the daemon's own setup, and what to do about them: logged, and shown by `/readyz` and `plan`.
+    /// Faults in the daemon's own setup, and mistakes in the configuration that do not prevent its use (begin those with
+    /// `file:line:column: `), with what to do about them: logged, and shown by `/readyz`, `plan` and `check`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }

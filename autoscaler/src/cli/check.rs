@@ -1,33 +1,38 @@
 //! `check`: validates namespace files.
 
-use std::{
-    env, fs,
-    hash::{BuildHasher as _, RandomState},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
-use anyhow::Context as _;
 use daemon::{
     exit::Misconfigured,
-    plugin_manager::{Checked, check},
+    plugin_manager::{CheckContext, Checked, check},
 };
-use plugin_host::LOAD_TIMEOUT;
+use scaler_types::Coordination;
 
-use super::output::{Format, print, print_json};
+use super::{
+    output::{Format, print, print_json},
+    plugins_folder,
+    temporary_folder::TemporaryFolder,
+};
 
 /// Validates namespace files without serving them: each file, and each plugin its own configuration
 ///
 /// Loads the plugins of --plugins-dir, if there are any, and has them validate their configuration; reports as unchecked
-/// what needs a cluster where there is none. Scales nothing. Exit status 78 if anything is wrong.
+/// what needs a cluster where there is none. Scales nothing. Warns of what can only be a mistake though the file can be used: a
+/// program that is not on this host, a resource that no request can wake. Exit status 78 if a file is invalid.
 #[derive(clap::Args, Clone, Debug)]
+#[command(after_long_help = "Example:\n  autoscaler check --strict demo.yaml")]
 pub(crate) struct Check {
     /// Namespace files, or folders of them
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 
-    /// The folder of the plugins
-    #[arg(long, default_value = "plugins", value_name = "DIR")]
-    plugins_dir: PathBuf,
+    /// The folder of the plugins. Without it: `plugins` in the current folder, else beside this program
+    #[arg(long, value_name = "DIR")]
+    plugins_dir: Option<PathBuf>,
+
+    /// Exit with status 78 on warnings, too
+    #[arg(long)]
+    strict: bool,
 
     /// The kubeconfig of the cluster, for plugins that talk to one
     #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
@@ -38,29 +43,33 @@ pub(crate) struct Check {
     output: Format,
 }
 
-/// An empty folder that is gone when this is.
-struct Folder(PathBuf);
-
 // === impl Check ===
 
 impl Check {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let plugins = match self.plugins_dir.is_dir() {
-            true => {
-                plugin_host::load_dir(&self.plugins_dir, LOAD_TIMEOUT, |_| {})
-                    .with_context(|| format!("reading --plugins-dir {}", self.plugins_dir.display()))?
-                    .plugins
-            }
+        let folder = plugins_folder::find(self.plugins_dir.as_deref());
+        let plugins = match folder.is_dir() {
+            true => plugins_folder::load(Some(&folder))?.plugins,
             false => Vec::new(),
         };
-        let folder = Folder::new()?;
-        let all = check(self.files, &plugins, self.kubeconfig_path, &folder.0).await;
+        let state = TemporaryFolder::new()?;
+        let context = CheckContext {
+            plugins: &plugins,
+            kubeconfig: self.kubeconfig_path,
+            coordination: Coordination::Leases,
+            state_dir: state.path(),
+        };
+        let all = check(self.files, &context).await;
         match self.output {
             Format::Json => print_json(&all)?,
             Format::Text => print(&render(&all)),
         }
         let wrong = all.iter().filter(|file| !file.errors.is_empty()).count();
+        let warned = all.iter().filter(|file| !file.warnings.is_empty()).count();
         match (wrong, all.len()) {
+            (0, 1..) if self.strict && warned > 0 => {
+                Err(Misconfigured(format!("--strict: {warned} of {} files have warnings", all.len())).into())
+            }
             (0, 1..) => Ok(()),
             (0, 0) => Err(Misconfigured("no namespace file found (*.yaml, *.yml)".to_owned()).into()),
             (wrong, all) => Err(Misconfigured(format!("{wrong} of {all} files are invalid")).into()),
@@ -70,33 +79,24 @@ impl Check {
 
 fn render(all: &[Checked]) -> String {
     let mut out = String::new();
-    for Checked { file, namespace, errors, unchecked } in all {
+    for Checked { file, namespace, errors, warnings, unchecked, .. } in all {
         if errors.is_empty() {
-            out += &format!("{file}: valid, namespace {}\n", namespace.as_deref().unwrap_or("-"));
+            let count = match warnings.len() {
+                0 => String::new(),
+                1 => ", 1 warning".to_owned(),
+                count => format!(", {count} warnings"),
+            };
+            out += &format!("{file}: valid, namespace {}{count}\n", namespace.as_deref().unwrap_or("-"));
         }
         for error in errors {
             out += &format!("{error}\n");
+        }
+        for warning in warnings {
+            out += &format!("warning: {warning}\n");
         }
         for note in unchecked {
             out += &format!("{note} (not checked)\n");
         }
     }
     out
-}
-
-// === impl Folder ===
-
-impl Folder {
-    fn new() -> anyhow::Result<Self> {
-        let name = format!("scaler-check-{:016x}", RandomState::new().hash_one(std::process::id()));
-        let path = env::temp_dir().join(name);
-        fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.0));
-    }
 }

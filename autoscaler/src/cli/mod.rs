@@ -6,8 +6,10 @@ mod explain;
 mod output;
 mod plan;
 mod plugins;
+mod plugins_folder;
 mod restore;
 mod scale;
+mod temporary_folder;
 
 use std::{
     env,

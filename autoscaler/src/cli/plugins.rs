@@ -3,20 +3,23 @@
 use std::path::PathBuf;
 
 use daemon::exit::Misconfigured;
-use plugin_host::LOAD_TIMEOUT;
 use serde::Serialize;
 
-use super::output::{Format, print, print_json, table};
+use super::{
+    output::{Format, print, print_json, table},
+    plugins_folder,
+};
 
 /// Loads every `*.so` of the plugins' folder and prints its kind and the version of the plugin interface it was built for,
 /// or why it was rejected
 ///
 /// Exit status 78 if any is rejected, or there is none.
 #[derive(clap::Args, Clone, Debug)]
+#[command(after_long_help = "Example:\n  autoscaler plugins --plugins-dir plugins")]
 pub(crate) struct PluginsCommand {
-    /// The folder of the plugins
-    #[arg(long, default_value = "plugins", value_name = "DIR")]
-    plugins_dir: PathBuf,
+    /// The folder of the plugins. Without it: `plugins` in the current folder, else beside this program
+    #[arg(long, value_name = "DIR")]
+    plugins_dir: Option<PathBuf>,
 
     /// Print text or JSON
     #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
@@ -35,10 +38,8 @@ struct PluginStatus {
 
 impl PluginsCommand {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let folder = self.plugins_dir.display();
-        let bad = |why: String| Misconfigured(format!("--plugins-dir {folder}: {why}"));
-        let scan = plugin_host::load_dir(&self.plugins_dir, LOAD_TIMEOUT, |_| {})
-            .map_err(|error| bad(error.to_string()))?;
+        let scan = plugins_folder::load(self.plugins_dir.as_deref())?;
+        let bad = |why: String| Misconfigured(format!("--plugins-dir {}: {why}", scan.folder.display()));
         let loaded = scan.plugins.iter().map(|plugin| PluginStatus {
             file: plugin.path().display().to_string(),
             kind: Some(plugin.kind().to_owned()),

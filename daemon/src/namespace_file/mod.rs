@@ -4,6 +4,7 @@ mod fingerprint;
 mod metrics;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tree;
 
 use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 

@@ -25,7 +25,7 @@ use crate::{
     settings::{Settings, SettingsLayer},
     telemetry,
 };
-pub use check::{Checked, check};
+pub use check::{CheckContext, Checked, check};
 use instances::InstanceManager;
 use view::View;
 

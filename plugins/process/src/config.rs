@@ -20,7 +20,7 @@ const STOP_GRACE_PERIOD: Duration = Duration::from_secs(10);
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Spec {
     pub name: String,
-    pub command: Vec<String>,
+    pub command: Vec<Spanned<String>>,
     pub port: u16,
     #[serde(default)]
     pub hosts: Vec<String>,
@@ -31,7 +31,7 @@ pub struct Spec {
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     #[serde(default)]
-    pub working_directory: Option<PathBuf>,
+    pub working_directory: Option<Spanned<PathBuf>>,
     #[serde(default)]
     pub scale_resources: Vec<Metric>,
     #[serde(default)]
@@ -76,11 +76,13 @@ pub fn read(context: &PluginContext) -> Result<Vec<Spec>> {
     let mut taken = HashMap::new();
     let mut specs = Vec::with_capacity(section.resources.len());
     for spanned in section.resources {
-        let (line, spec) = (spanned.referenced.line(), spanned.value);
-        check(&spec, line, &mut taken).map_err(|wrong| {
+        let (at, spec) = (spanned.referenced, spanned.value);
+        check(&spec, at.line(), &mut taken).map_err(|wrong| {
             anyhow::anyhow!(
-                "{}:{line}: plugins.process: resource {:?}: {wrong}",
+                "{}:{}:{}: plugins.process: resource {:?}: {wrong}",
                 context.namespace_file,
+                at.line(),
+                at.column(),
                 spec.name
             )
         })?;
@@ -95,10 +97,10 @@ fn check(spec: &Spec, line: u64, taken: &mut HashMap<String, u64>) -> Result<(),
     if spec.name.is_empty() || spec.name.len() > 63 {
         return Err("name: expected 1 to 63 characters".into());
     }
-    if spec.command.first().is_none_or(String::is_empty) {
+    if spec.command.first().is_none_or(|program| program.value.is_empty()) {
         return Err("command: expected a program and its arguments, as in [python3, -m, http.server]".into());
     }
-    if spec.command.iter().chain(spec.env.values()).any(|word| word.contains('\0')) {
+    if spec.words().chain(spec.env.values()).any(|word| word.contains('\0')) {
         return Err("command, env: a NUL character cannot be passed to a program".into());
     }
     if let Some(name) = spec.env.keys().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
@@ -146,8 +148,10 @@ fn check(spec: &Spec, line: u64, taken: &mut HashMap<String, u64>) -> Result<(),
     for claim in claims {
         match taken.insert(claim.clone(), line) {
             None => {}
-            Some(before) if before == line => return Err(format!("{claim} is named twice")),
-            Some(before) => return Err(format!("{claim} is taken by the resource at line {before}")),
+            Some(before) if before == line => return Err(format!("{claim} is named twice: use it once")),
+            Some(before) => {
+                return Err(format!("{claim} is taken by the resource at line {before}: give each its own"));
+            }
         }
     }
     Ok(())
@@ -178,6 +182,11 @@ fn known_protocol<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Protocol
 // === impl Spec ===
 
 impl Spec {
+    /// The program and its arguments.
+    pub fn words(&self) -> impl Iterator<Item = &String> {
+        self.command.iter().map(|word| &word.value)
+    }
+
     /// The metrics, as the contract has them.
     pub fn metrics(&self) -> Vec<ScaleResource> {
         let metric = |metric: &Metric| ScaleResource {
@@ -203,7 +212,7 @@ impl Spec {
 
     /// The reason why no start could succeed.
     pub fn can_start(&self) -> Result<()> {
-        if let Some(directory) = &self.working_directory {
+        if let Some(Spanned { value: directory, .. }) = &self.working_directory {
             anyhow::ensure!(directory.is_dir(), "the working directory {} is no folder", directory.display());
         }
         port::ensure_free(self.port)

@@ -11,6 +11,7 @@
 //! counts as ended.
 
 mod config;
+mod mistakes;
 mod port;
 mod ready;
 mod run;
@@ -22,7 +23,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use anyhow::Context as _;
 use scaler_types::{
     AddressOf, Changes, Endpoint, Phase, PluginContext, Probe, Record, Resource, ResourceId, ResourceScaler,
-    Result, ScaleError, ScaleRequest, Target, Version,
+    ResourceScalerConfig, Result, Role, ScaleError, ScaleRequest, Target, Version,
     records::{Records, Turn},
 };
 
@@ -42,6 +43,8 @@ pub struct ProcessScaler {
     shim: PathBuf,
     starts: Semaphore,
     watches: Watches,
+    role: Role,
+    namespace_file: String,
 }
 
 /// One configured process.
@@ -90,6 +93,8 @@ impl ResourceScaler for ProcessScaler {
             shim: std::path::absolute(shim)?,
             starts: Semaphore::new(STARTS_AT_ONCE),
             watches: Watches::default(),
+            role: context.role,
+            namespace_file: context.namespace_file,
         })
     }
 
@@ -119,6 +124,14 @@ impl ResourceScaler for ProcessScaler {
                 Err(how)
             }
         }
+    }
+
+    async fn get_config(&self) -> Result<Option<ResourceScalerConfig>> {
+        // One of the two daemons is enough.
+        let warns = self.role == Role::Autoscaler;
+        let specs = self.processes.values().filter(|_| warns).map(|process| &process.spec);
+        let warnings = mistakes::find(&self.namespace_file, specs);
+        Ok(Some(ResourceScalerConfig { warnings, ..ResourceScalerConfig::default() }))
     }
 
     async fn resolve_service_name(&self, resource: &ResourceId) -> Result<String> {

@@ -90,7 +90,7 @@ impl Folder {
         let log_begin = log.metadata()?.len();
         let id = fresh_id()?;
         let mut command = Command::new(shim);
-        command.arg("run").arg(folder).arg(&id).arg("--").args(&spec.command).envs(&spec.env);
+        command.arg("run").arg(folder).arg(&id).arg("--").args(spec.words()).envs(&spec.env);
         // Inherited sockets and the daemon's readiness notification do not concern the process.
         for variable in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET"] {
             if !spec.env.contains_key(variable) {
@@ -98,7 +98,7 @@ impl Folder {
             }
         }
         if let Some(directory) = &spec.working_directory {
-            command.current_dir(directory);
+            command.current_dir(&directory.value);
         }
         let mut child = command
             .arg0("process-shim")

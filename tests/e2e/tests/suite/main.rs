@@ -9,6 +9,7 @@ mod holding;
 mod load;
 mod members;
 mod misbehaving;
+mod mistakes;
 mod namespaces;
 mod proxying;
 mod reload;
