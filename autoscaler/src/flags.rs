@@ -16,8 +16,8 @@ use daemon::{
 /// that no request of it is in flight. Missing data never counts as idle; GET /api/v1/resources on the admin address shows
 /// each decision and its reason. Of several autoscalers one is the leader, the others are standby.
 ///
-/// With a COMMAND it runs no daemon: it queries running ones, validates files and plugins, or restores everything
-/// (autoscaler COMMAND --help).
+/// With a COMMAND it runs both daemons in the foreground, queries running ones, validates files and plugins, or restores
+/// everything (autoscaler COMMAND --help).
 #[derive(clap::Parser, Clone, Debug)]
 #[command(
     name = "autoscaler",
@@ -25,7 +25,8 @@ use daemon::{
     args_conflicts_with_subcommands = true,
     subcommand_value_name = "COMMAND",
     after_long_help = "A first signal (SIGTERM, SIGINT) stops it once its drain attempts are finished or reverted, a second one at once.\n\
-        Exit status: 0 success, 64 bad flags, 78 bad configuration or no plugin, 1 anything else."
+        Exit status: 0 success, 64 bad flags, 78 bad configuration or no plugin, 1 anything else.\n\n\
+        Example:\n  autoscaler --config demo.yaml --scale-interval 10s"
 )]
 pub struct AutoscalerFlags {
     /// What to do instead of running as the daemon.

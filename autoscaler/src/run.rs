@@ -70,6 +70,7 @@ async fn serve(
     handed: InheritedSockets,
 ) -> anyhow::Result<Option<Leadership>> {
     let shutdown = Shutdown::on_signals(flags.common.shutdown_grace).context("following signals")?;
+    flags.common.follow_parent().context("following the parent process (--stop-with-parent)")?;
     let token = flags.common.admin_token()?;
     let start = async {
         let coordination = Coordinator::from_flags(&flags.common, Role::Autoscaler).await?;
@@ -100,6 +101,7 @@ async fn serve(
     let admin = Admin::new(registry, token)
         .route(Method::GET, "/api/v1/resources", view.resources())
         .route(Method::GET, "/api/v1/explain", view.explain())
+        .route(Method::GET, "/api/v1/list", view.list(members.clone()))
         .route(Method::POST, "/api/v1/sleep", view.sleep())
         .route(Method::GET, "/api/v1/leader", view.leader(leader.status(), members.clone()))
         .ready_when(Arc::new(move || match status().error {
@@ -268,6 +270,7 @@ impl LeaderTasks {
                         interceptions: interceptions.clone(),
                         dlxs: context.dlxs.clone(),
                         request_sleep,
+                        active: active.clone(),
                     };
                     self.view.set_cycle(key.clone(), Some(shown));
                     let interceptor = Interceptor::new(

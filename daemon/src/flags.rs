@@ -3,6 +3,7 @@
 use std::{
     env,
     ffi::OsString,
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -119,6 +120,12 @@ pub struct CommonFlags {
     /// that delay or more; the DLX warns if it is less. Keep it below the pod's `terminationGracePeriodSeconds`.
     #[arg(long, default_value = "45s", value_parser = scaler_types::duration::parse, value_name = "DURATION")]
     pub shutdown_grace: Duration,
+
+    /// Stop, as after SIGTERM, when the process with this id ends; it must be the one that started the daemon.
+    ///
+    /// `autoscaler run` starts both daemons with it, so that they stop even if it is killed.
+    #[arg(long, value_name = "PID")]
+    stop_with_parent: Option<i32>,
 }
 
 /// What `--coordinate-by` takes.
@@ -159,6 +166,16 @@ impl CommonFlags {
     pub fn shutdown_grace_is_short(&self) -> bool {
         self.service_ports.is_some()
             && shutdown::accepting_time(self.shutdown_grace) < self.endpoint_propagation_delay
+    }
+
+    /// Has the kernel send SIGTERM to this process when its parent ends, if `--stop-with-parent` is given. To be called once
+    /// signals are followed.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not do it.
+    pub fn follow_parent(&self) -> io::Result<()> {
+        self.stop_with_parent.map_or(Ok(()), shutdown::stop_with_parent)
     }
 
     /// How the daemons know of each other.

@@ -2,6 +2,7 @@
 
 use std::{future, io, thread, time::Duration};
 
+use rustix::process;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -62,6 +63,16 @@ impl Shutdown {
 /// that are held and in flight.
 pub fn accepting_time(grace: Duration) -> Duration {
     grace - grace / 3
+}
+
+/// Sends SIGTERM to this process when its parent ends, or now if its parent is not `parent` (any more).
+pub(crate) fn stop_with_parent(parent: i32) -> io::Result<()> {
+    process::set_parent_process_death_signal(Some(process::Signal::TERM))?;
+    // It may have ended before that was set.
+    if process::getppid().is_none_or(|now| now.as_raw_nonzero().get() != parent) {
+        process::kill_process(process::getpid(), process::Signal::TERM)?;
+    }
+    Ok(())
 }
 
 /// The name of the signal that ends a process, and the exit status.

@@ -12,8 +12,19 @@ use scaler_types::duration::{self, NotADuration};
 use crate::{client::Timeouts, identify::Network};
 
 /// Holds the requests of sleeping resources, wakes them, and proxies.
+///
+/// The DLX (the name, from dead-letter exchange, is v3io/scaler's) is the proxy in front of your resources. A request for a
+/// resource that is asleep waits there until the resource is awake; all others are forwarded at once. It counts the requests of
+/// each resource, by which the autoscaler decides what is idle.
 #[derive(clap::Parser, Clone, Debug)]
-#[command(name = "dlx", version, about)]
+#[command(
+    name = "dlx",
+    version,
+    about,
+    after_long_help = "A first signal (SIGTERM, SIGINT) stops it once its requests are answered, a second one at once.\n\
+        Exit status: 0 success, 64 bad flags, 78 bad configuration or no plugin, 1 anything else.\n\n\
+        Example:\n  dlx --config demo.yaml --listen-address 127.0.0.1:8090"
+)]
 pub struct DlxFlags {
     /// What both daemons take.
     #[command(flatten)]

@@ -61,6 +61,7 @@ pub fn run(flags: DlxFlags, rules: Rules) -> anyhow::Result<()> {
 
 async fn serve(flags: DlxFlags, rules: Rules, handed: InheritedSockets) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signals(flags.common.shutdown_grace).context("following signals")?;
+    flags.common.follow_parent().context("following the parent process (--stop-with-parent)")?;
     let token = flags.common.admin_token()?;
     let bind = |address| handed.bind(address).with_context(|| format!("listening on {address}"));
     let listener = bind(flags.listen_address)?;

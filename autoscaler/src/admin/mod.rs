@@ -1,5 +1,6 @@
 //! The admin port's answers about resources (phase, decision, reason, interception), and requests to scale one to zero.
 
+mod list;
 mod series;
 mod sleep;
 
@@ -19,7 +20,10 @@ use daemon::{
 use http::{Request, StatusCode};
 use scaler_types::{Record, Rollout, ScaleEvent, ScaleResource, Version, duration::short};
 use serde::Serialize;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use crate::{
     cycle::{
@@ -32,6 +36,7 @@ use crate::{
         MetricReading, MetricValue, Sample,
         members::{self, Members},
     },
+    plugin::ActivePlugin,
     telemetry::rounded,
 };
 
@@ -61,6 +66,8 @@ pub(crate) struct CycleView {
     pub(crate) dlxs: ServingDlxs,
     /// Where `POST /api/v1/sleep` sends its requests.
     pub(crate) request_sleep: mpsc::Sender<SleepRequest>,
+    /// The plugin that the cycle works with.
+    pub(crate) active: watch::Receiver<ActivePlugin>,
 }
 
 #[derive(Serialize)]
@@ -226,11 +233,7 @@ impl AdminView {
     pub(crate) fn explain(&self) -> Handler {
         let view = self.clone();
         Arc::new(move |request: Request<_>| {
-            let parameter = |key: &str| {
-                let query = request.uri().query().unwrap_or_default();
-                query.split('&').find_map(|pair| percent_decode(pair.strip_prefix(key)?.strip_prefix('=')?))
-            };
-            let (namespace, name) = (parameter("namespace"), parameter("name"));
+            let (namespace, name) = (parameter(&request, "namespace"), parameter(&request, "name"));
             let answer = view.answer(|state| {
                 namespace.as_ref().is_none_or(|namespace| state.resource.id.namespace == *namespace)
                     && name.as_ref().is_none_or(|name| state.resource.id.name == *name)
@@ -268,6 +271,12 @@ impl AdminView {
             .sort_by(|a, b| (&a.namespace, &a.name, &a.kind).cmp(&(&b.namespace, &b.name, &b.kind)));
         answer
     }
+}
+
+/// A parameter of the request's query.
+fn parameter<B>(request: &Request<B>, key: &str) -> Option<String> {
+    let query = request.uri().query().unwrap_or_default();
+    query.split('&').find_map(|pair| percent_decode(pair.strip_prefix(key)?.strip_prefix('=')?))
 }
 
 fn ago(now: Instant, then: Instant) -> String {

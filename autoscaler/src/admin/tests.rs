@@ -65,8 +65,13 @@ async fn the_backend_of_an_interception_and_the_next_one() {
         (Arc::<Mutex<ResourceStates>>::default(), InterceptionTable::default(), AdminView::default());
     let state = states.clone();
     let (request_sleep, sleep_requests) = mpsc::channel(1);
-    let shown =
-        CycleView { states: states.clone(), interceptions: interceptions.clone(), dlxs, request_sleep };
+    let shown = CycleView {
+        states: states.clone(),
+        interceptions: interceptions.clone(),
+        dlxs,
+        request_sleep,
+        active: active.clone(),
+    };
     view.set_cycle((KIND.to_owned(), "demo".to_owned()), Some(shown));
     let interceptor = interception::InterceptorContext {
         metrics: context.metrics.clone(),

@@ -73,16 +73,27 @@ impl AutoscalerOptions {
             }
             None => None,
         };
-        let roots: Roots = roots_for(&url, None);
-        let http =
-            Http::new(&roots).map_err(|error| anyhow::anyhow!("querying {url}: {}", causes(&error)))?;
-        Ok(AdminClient { url, http, token })
+        Ok(AdminClient { token, ..AdminClient::new(url)? })
     }
 }
 
 // === impl AdminClient ===
 
 impl AdminClient {
+    /// The one at this URL, without a token.
+    pub(crate) fn new(url: String) -> anyhow::Result<Self> {
+        let roots: Roots = roots_for(&url, None);
+        let http =
+            Http::new(&roots).map_err(|error| anyhow::anyhow!("querying {url}: {}", causes(&error)))?;
+        Ok(Self { url, http, token: None })
+    }
+
+    /// Whether the daemon is ready.
+    pub(crate) async fn is_ready(&self) -> bool {
+        let answer = self.send(Method::GET, "/readyz", Bytes::new(), ANSWER_TIMEOUT).await;
+        answer.is_ok_and(|(status, _)| status == StatusCode::OK)
+    }
+
     /// Where it is.
     pub(crate) fn url(&self) -> &str {
         &self.url

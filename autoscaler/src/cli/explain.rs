@@ -18,6 +18,7 @@ use crate::http::percent_encode;
 ///
 /// Queries the leader; exit status 1 if it does not know the resource.
 #[derive(clap::Args, Clone, Debug)]
+#[command(after_long_help = "Example:\n  autoscaler explain shop/web")]
 pub(crate) struct Explain {
     /// The resource, as in shop/web; other kinds than Deployments as in shop/statefulset/db
     #[arg(value_name = "NAMESPACE/NAME", value_parser = parse_id)]

@@ -1,13 +1,15 @@
-//! The commands beside the daemon: query running daemons, validate files and plugins, restore everything.
+//! The commands beside the daemon: run both daemons, query running ones, validate files and plugins, restore everything.
 
 mod admin_client;
 mod check;
 mod explain;
+mod list;
 mod output;
 mod plan;
 mod plugins;
 mod plugins_folder;
 mod restore;
+mod run;
 mod scale;
 mod temporary_folder;
 
@@ -23,6 +25,8 @@ use scaler_types::ResourceId;
 /// What `autoscaler` does instead of running as a daemon.
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum Command {
+    Run(run::RunCommand),
+    List(list::ListCommand),
     Explain(explain::Explain),
     Plan(plan::Plan),
     Check(check::Check),
@@ -61,6 +65,8 @@ impl Command {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let done = runtime.block_on(async {
             match self {
+                Self::Run(command) => command.run().await,
+                Self::List(command) => command.run().await,
                 Self::Explain(command) => command.run().await,
                 Self::Plan(command) => command.run().await,
                 Self::Check(command) => command.run().await,

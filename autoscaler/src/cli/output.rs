@@ -26,6 +26,26 @@ pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Prints a warning on standard error.
+pub(crate) fn warn(text: &str) {
+    // A closed standard error is not an error.
+    drop(writeln!(io::stderr(), "warning: {text}"));
+}
+
+/// The width of standard output, if that is a terminal.
+pub(crate) fn terminal_width() -> Option<usize> {
+    let size = terminal_size::terminal_size_of(io::stdout().lock())?;
+    Some(usize::from(size.0.0))
+}
+
+/// A text of at most `width` characters; where it is longer, an ellipsis ends it.
+pub(crate) fn cut(text: &str, width: usize) -> String {
+    match text.char_indices().nth(width) {
+        None => text.to_owned(),
+        Some(_) => text.chars().take(width.saturating_sub(1)).chain(['…']).collect(),
+    }
+}
+
 /// Prints progress on standard error, if that is a terminal.
 pub(crate) fn progress(text: &str) {
     let mut error = io::stderr().lock();
@@ -68,6 +88,11 @@ pub(crate) fn display_value(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_text_is_cut() {
+        assert_eq!((cut("äöü", 3), cut("äöüß", 3)), ("äöü".to_owned(), "äö…".to_owned()));
+    }
 
     #[test]
     fn columns_line_up() {

@@ -15,6 +15,7 @@ use super::{
 ///
 /// Changes nothing: shows the decisions of the last cycle, which the autoscaler carries out itself.
 #[derive(clap::Args, Clone, Debug)]
+#[command(after_long_help = "Example:\n  autoscaler plan --admin-address 127.0.0.1:8092")]
 pub(crate) struct Plan {
     #[command(flatten)]
     options: AutoscalerOptions,

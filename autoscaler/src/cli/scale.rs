@@ -20,6 +20,7 @@ use super::{
 /// Sends the request to a DLX: one that the autoscaler knows, or that of --dlx-address where there is no autoscaler. Exit
 /// status 0 when it is awake, else 1 with the reason.
 #[derive(clap::Args, Clone, Debug)]
+#[command(after_long_help = "Example:\n  autoscaler wake shop/web")]
 pub(crate) struct Wake {
     #[command(flatten)]
     target: TargetOptions,
@@ -34,6 +35,7 @@ pub(crate) struct Wake {
 /// The leader makes the same drain attempt as for an idle resource: every DLX must confirm that nothing is in flight. A
 /// resource that its users keep awake stays awake. Exit status 0 when it is asleep, else 1 with the reason.
 #[derive(clap::Args, Clone, Debug)]
+#[command(after_long_help = "Example:\n  autoscaler sleep shop/web")]
 pub(crate) struct Sleep {
     #[command(flatten)]
     target: TargetOptions,

@@ -1,6 +1,7 @@
 //! The state of each resource of one cycle. No input or output: takes observations, and returns what
 //! is to be done.
 
+mod scale_state;
 mod wake_history;
 
 use std::{
@@ -29,6 +30,7 @@ use crate::{
     plugin::protocol_seen,
 };
 
+pub(crate) use scale_state::{ScaleState, ScaleStateSince};
 pub(crate) use wake_history::FrequentWakes;
 use wake_history::WakeHistory;
 
@@ -79,6 +81,8 @@ pub(crate) struct ResourceState {
     pub(crate) decision: Decision,
     /// Since when it is decided so, for this reason.
     pub(crate) since: Instant,
+    /// Asleep, awake, .. as of the last cycle.
+    pub(crate) scale_state: ScaleStateSince,
     /// A drain attempt or repair of this process is running.
     pub(crate) in_progress: bool,
     /// How the last one ended, and when.
@@ -365,6 +369,7 @@ impl ResourceState {
             reported_refusal: None,
             waking: wake_nonce(&resource).map(|nonce| (nonce, now)),
             rollout: ObservedRollout::observe(None, now, &resource, false),
+            scale_state: ScaleStateSince::first(now, &resource),
             resource,
             never_read: false,
             samples: Vec::new(),
@@ -403,6 +408,7 @@ impl ResourceState {
         }
         let idle = self.idle();
         self.wakes.observe(now, &resource, idle);
+        self.scale_state.observe(now, &resource);
         self.resource = resource;
     }
 

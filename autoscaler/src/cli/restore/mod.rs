@@ -45,6 +45,7 @@ use crate::{interception::last_used, plugin::ActivePlugin};
 /// autoscaler would intercept everything again at once. Scale its Deployment to 0 before; to restore one resource for good,
 /// remove its annotation instead. Can be run again. Exit status 0 when all is restored, else 1.
 #[derive(clap::Args, Clone, Debug)]
+#[command(after_long_help = "Example:\n  autoscaler restore shop/web --kubeconfig-path ~/.kube/config")]
 pub(crate) struct Restore {
     /// Only this resource, as in shop/web; other kinds than Deployments as in shop/statefulset/db
     #[arg(value_name = "NAMESPACE/NAME", value_parser = parse_id)]

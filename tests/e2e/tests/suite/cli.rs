@@ -58,6 +58,30 @@ fn help_names_every_flag() {
 }
 
 #[test]
+fn help_of_each_command_has_an_example() {
+    let commands = |program: &str| {
+        let (_, help, _) = run(program, &["--help"]);
+        // The DLX has none.
+        let list = help.split_once("Commands:\n").map_or("", |(_, list)| list);
+        let names = list.lines().take_while(|line| !line.is_empty() && !line.starts_with("Options"));
+        // A description may go on in the next line.
+        let names = names.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+        names.filter_map(|line| line.split_whitespace().next().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    for program in BOTH {
+        let commands = commands(program);
+        assert_eq!(commands.contains(&"run".to_owned()), program == "autoscaler", "{commands:?}");
+        let helps = commands.iter().filter(|command| *command != "help");
+        for command in helps.map(String::as_str).chain([""]) {
+            let arguments: Vec<_> = [command, "--help"].into_iter().filter(|part| !part.is_empty()).collect();
+            let (_, help, _) = run(program, &arguments);
+            let example = format!("Example:\n  {program} {command}");
+            assert!(help.contains(example.trim_end()), "{program} {command} --help has no example:\n{help}");
+        }
+    }
+}
+
+#[test]
 fn bad_flags_end_a_daemon_with_64() {
     for program in BOTH {
         for arguments in

@@ -60,6 +60,13 @@ async fn explain_wake_and_sleep_work_on_running_daemons() {
     let (_, out, _) = run(&["explain", "demo/hello", &here, "--output", "json"]).await;
     let answer: Value = serde_json::from_str(&out).expect("JSON");
     assert_eq!(answer["resources"][0]["name"], "hello", "{answer}");
+    let (status, out, error) = run(&["list", &here]).await;
+    let line = out.lines().find(|line| line.contains("demo/hello")).expect(&out);
+    let words: Vec<_> = line.split_whitespace().collect();
+    assert!(status == Some(0) && words[1] == "awake" && words[3..5] == ["1", "0"], "{out}{error}");
+    assert!(out.ends_with("1 resource: 1 awake\n"), "{out}");
+    let (_, out, _) = run(&["list", "--namespace=other", &here]).await;
+    assert_eq!(out, "no resources in namespace other\n");
     let (_, out, _) = run(&["plan", &here]).await;
     assert!(out.contains("DLXs: 1") && out.contains("answers") && out.contains("demo/hello"), "{out}");
 
@@ -67,6 +74,12 @@ async fn explain_wake_and_sleep_work_on_running_daemons() {
     let (status, out, error) = run(&["sleep", "demo/hello", &here]).await;
     assert_eq!(status, Some(0), "{out}{error}");
     assert_eq!(site.state("demo", "hello"), "asleep");
+    // As of now, not as of the last cycle.
+    let (_, out, _) = run(&["list", "--output=json", "--namespace=demo", &here]).await;
+    let answer: Value = serde_json::from_str(&out).expect("JSON");
+    let resource = &answer["resources"][0];
+    assert_eq!((&resource["state"], &resource["in_flight"]), (&"asleep".into(), &0.into()), "{answer}");
+    assert_eq!(answer["errors"], Value::Array(Vec::new()));
     let (status, out, _) = run(&["sleep", "demo/hello", &here, "--output=json"]).await;
     assert_eq!(
         (status, serde_json::from_str::<Value>(&out).unwrap()["outcome"].as_str()),
@@ -81,7 +94,7 @@ async fn explain_wake_and_sleep_work_on_running_daemons() {
     let (status, _, error) = run(&["wake", "demo/unknown", &dlx_here]).await;
     assert_eq!(status, Some(1));
     assert!(error.contains("no plugin lists demo/unknown"), "{error}");
-    for command in [&["explain", "demo/hello"][..], &["plan"], &["sleep", "demo/hello"]] {
+    for command in [&["explain", "demo/hello"][..], &["plan"], &["list"], &["sleep", "demo/hello"]] {
         let (status, _, error) = run(&[command, &[&here]].concat()).await;
         assert_eq!(status, Some(1), "{command:?}: {error}");
         assert!(error.contains(&here["--admin-address=".len()..]), "{command:?}: {error}");

@@ -14,4 +14,5 @@ mod namespaces;
 mod proxying;
 mod reload;
 mod rules;
+mod run;
 mod waking;

@@ -1,0 +1,48 @@
+//! A folder with the plugins that the files configure: the daemons load every plugin of a folder.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use plugin_host::Plugin;
+
+use super::state::StateFolder;
+
+/// Links the plugins of these kinds, and the programs beside them, into a folder below `state`.
+pub(super) fn link(
+    plugins: &[Plugin],
+    kinds: &BTreeSet<&String>,
+    state: &StateFolder,
+) -> anyhow::Result<PathBuf> {
+    let folder = state.path().join("plugins");
+    let links = link_into(plugins.iter().filter(|plugin| kinds.contains(&plugin.kind().to_owned())), &folder);
+    links.with_context(|| format!("linking the plugins into {}", folder.display()))?;
+    Ok(folder)
+}
+
+fn link_into<'a>(plugins: impl Iterator<Item = &'a Plugin>, folder: &Path) -> anyhow::Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    fs::create_dir(folder)?;
+    for plugin in plugins {
+        let Some(from) = plugin.path().parent() else { continue };
+        for entry in fs::read_dir(from)? {
+            let file = entry?.path();
+            let is_plugin = file.extension().is_some_and(|extension| extension == "so");
+            // process-shim, for one: a plugin looks for its programs beside itself.
+            let program = || {
+                fs::metadata(&file).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+            };
+            let link = folder.join(file.file_name().unwrap_or_default());
+            if (file == plugin.path() || !is_plugin && program()) && fs::symlink_metadata(&link).is_err() {
+                symlink(&file, link)?;
+            }
+        }
+    }
+    Ok(())
+}
