@@ -10,6 +10,7 @@ mod monitoring;
 mod plugin;
 mod policy;
 mod production;
+mod queries;
 mod rbac;
 mod reference;
 mod systemd;
