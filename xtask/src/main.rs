@@ -14,6 +14,7 @@ mod new_plugin;
 mod record_demo;
 mod reference;
 mod release;
+mod run;
 mod scene;
 mod soak;
 mod steps;
@@ -39,6 +40,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Demo(demo::Demo),
+    Run(run::Run),
     Lint(lint::Lint),
     Test(test::Test),
     Advisories(lint::Advisories),
@@ -73,6 +75,7 @@ struct NewPlugin {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Demo(demo) => demo.run(),
+        Command::Run(run) => run.run(),
         Command::Lint(lint) => lint.run(),
         Command::Test(test) => test.run(),
         Command::Advisories(advisories) => advisories.run(),
