@@ -22,6 +22,9 @@ use cleanup::SceneFolder;
 /// How long a daemon may take until `/readyz` answers 200.
 const READY: Duration = Duration::from_secs(15);
 
+/// How often the daemons are started on other ports if theirs are taken.
+const ATTEMPTS: usize = 5;
+
 /// What the two daemons are started with.
 pub struct Script {
     /// The namespace file, as it stands.
@@ -101,6 +104,17 @@ impl Scene {
     ///
     /// One does not come up: the message has the end of its log.
     pub async fn start(built: &Built, script: &Script) -> Result<Self> {
+        for _ in 1..ATTEMPTS {
+            match Self::start_once(built, script).await {
+                // Another program took a port after it was found free: others are free.
+                Err(error) if format!("{error:#}").contains("Address already in use") => {}
+                started => return started,
+            }
+        }
+        Self::start_once(built, script).await
+    }
+
+    async fn start_once(built: &Built, script: &Script) -> Result<Self> {
         let folder = SceneFolder::create()?;
         let entry = free_port(8090)?;
         let dlx = free_port(entry + 1)?;
