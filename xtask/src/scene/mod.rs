@@ -22,8 +22,9 @@ use cleanup::SceneFolder;
 /// How long a daemon may take until `/readyz` answers 200.
 const READY: Duration = Duration::from_secs(15);
 
-/// How often the daemons are started on other ports if theirs are taken.
-const ATTEMPTS: usize = 5;
+/// Where the daemons' ports begin, and where instead if another program takes one meanwhile: `autoscaler run` looks for free
+/// ones from 8090 on, too.
+const FIRST_PORTS: [u16; 4] = [8090, 8190, 8290, 8390];
 
 /// What the two daemons are started with.
 pub struct Script {
@@ -104,19 +105,23 @@ impl Scene {
     ///
     /// One does not come up: the message has the end of its log.
     pub async fn start(built: &Built, script: &Script) -> Result<Self> {
-        for _ in 1..ATTEMPTS {
-            match Self::start_once(built, script).await {
-                // Another program took a port after it was found free: others are free.
-                Err(error) if format!("{error:#}").contains("Address already in use") => {}
-                started => return started,
+        let [first, others @ ..] = FIRST_PORTS;
+        let mut started = Self::start_from(built, script, first).await;
+        for first in others {
+            match &started {
+                // Another program took a port after it was found free.
+                Err(error) if format!("{error:#}").contains("Address already in use") => {
+                    started = Self::start_from(built, script, first).await;
+                }
+                _ => break,
             }
         }
-        Self::start_once(built, script).await
+        started
     }
 
-    async fn start_once(built: &Built, script: &Script) -> Result<Self> {
+    async fn start_from(built: &Built, script: &Script, first_port: u16) -> Result<Self> {
         let folder = SceneFolder::create()?;
-        let entry = free_port(8090)?;
+        let entry = free_port(first_port)?;
         let dlx = free_port(entry + 1)?;
         let autoscaler = free_port(dlx + 1)?;
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
