@@ -218,7 +218,10 @@ impl Scene {
         let started = Instant::now();
         loop {
             self.alive()?;
-            if let Ok(answer) = http::get(admin, "localhost", "/readyz", Duration::from_secs(1)).await
+            let pid = self.pid(name).unwrap_or_default();
+            // Another program may answer on that port.
+            if processes::listens(pid, admin.port())
+                && let Ok(answer) = http::get(admin, "localhost", "/readyz", Duration::from_secs(1)).await
                 && answer.status == 200
             {
                 return Ok(());

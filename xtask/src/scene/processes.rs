@@ -78,6 +78,25 @@ fn find(folder: &Path, sessions: &mut HashSet<u32>) -> Running {
     running
 }
 
+/// Whether this process, and not another, listens on an IPv4 port.
+pub(super) fn listens(pid: u32, port: u16) -> bool {
+    const LISTEN: &str = "0A";
+    let (table, port) = (fs::read_to_string("/proc/net/tcp").unwrap_or_default(), format!(":{port:04X}"));
+    let fields = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    // Local address, remote address, state, ..., and as the tenth the socket's inode.
+    let sockets = fields.filter_map(|fields| match fields[..] {
+        [_, local, _, LISTEN, _, _, _, _, _, inode, ..] if local.ends_with(&port) => {
+            Some(format!("socket:[{inode}]"))
+        }
+        _ => None,
+    });
+    let sockets: HashSet<_> = sockets.collect();
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    files
+        .filter_map(|file| fs::read_link(file.path()).ok()?.into_os_string().into_string().ok())
+        .any(|file| sockets.contains(&file))
+}
+
 /// The session of a process, by its folder in /proc. The kernel's own have none.
 fn session(process: &Path) -> Option<u32> {
     let stat = fs::read_to_string(process.join("stat")).ok()?;
