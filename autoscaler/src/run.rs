@@ -104,12 +104,15 @@ async fn serve(
         .route(Method::GET, "/api/v1/list", view.list(members.clone()))
         .route(Method::POST, "/api/v1/sleep", view.sleep())
         .route(Method::GET, "/api/v1/leader", view.leader(leader.status(), members.clone()))
-        .ready_when(Arc::new(move || match status().error {
-            _ if draining.is_cancelled() => Err("stopping".to_owned()),
-            // Standing by is being ready: it takes over when the leader ends.
-            None => Ok(()),
-            Some(error) => Err(error),
-        }));
+        .ready_when(
+            "autoscaler",
+            Arc::new(move || match status().error {
+                _ if draining.is_cancelled() => Err("stopping".to_owned()),
+                // Standing by is being ready: it takes over when the leader ends.
+                None => Ok(()),
+                Some(error) => Err(error),
+            }),
+        );
     let admin = plugin_manager.routes(admin);
     tracing::info!(admin = %listener.local_addr()?, "started; waiting for leader election");
     tokio::spawn(async move {

@@ -1,6 +1,7 @@
 //! The admin server: /healthz, /readyz, /metrics, and the daemon's own routes.
 
 mod idle;
+mod readiness;
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +26,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
 use tokio::{sync::Semaphore, time::Instant};
 
-use self::idle::{Idle, Waits};
+use self::{
+    idle::{Idle, Waits},
+    readiness::Readiness,
+};
 use crate::token::Token;
 
 /// A handler's response.
@@ -93,9 +97,10 @@ impl Admin {
         self
     }
 
-    /// `/readyz` answers 503 with the reason while this says so.
+    /// `/readyz` answers 503 with the reason while this says so, and `scaler_ready` of this daemon is 0.
     #[must_use]
-    pub fn ready_when(mut self, ready: Ready) -> Self {
+    pub fn ready_when(mut self, daemon: &'static str, ready: Ready) -> Self {
+        self.registry.register_collector(Box::new(Readiness { daemon, ready: Arc::clone(&ready) }));
         self.ready = ready;
         self
     }

@@ -43,10 +43,13 @@ async fn serve(token: Option<&str>) -> (SocketAddr, Arc<AtomicBool>) {
                 Box::pin(async move { answer })
             }),
         )
-        .ready_when(Arc::new(move || match says.load(Ordering::Relaxed) {
-            true => Ok(()),
-            false => Err("draining".to_owned()),
-        }));
+        .ready_when(
+            "dlx",
+            Arc::new(move || match says.load(Ordering::Relaxed) {
+                true => Ok(()),
+                false => Err("draining".to_owned()),
+            }),
+        );
     tokio::spawn(admin.serve(listener));
     (address, ready)
 }
@@ -77,10 +80,13 @@ async fn the_routes_that_every_daemon_has() {
     let (address, ready) = serve(None).await;
     assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200 OK\r\n"));
     assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200 OK\r\n"));
+    let answer = get(address, "/metrics").await;
+    assert!(answer.contains("\nscaler_ready{daemon=\"dlx\"} 1\n"), "{answer}");
     ready.store(false, Ordering::Relaxed);
     let answer = get(address, "/readyz").await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\ndraining\n"), "{answer}");
     let answer = get(address, "/metrics").await;
+    assert!(answer.contains("\nscaler_ready{daemon=\"dlx\"} 0\n"), "{answer}");
     assert!(
         answer.contains("scaler_build_info{daemon=\"dlx\",version=\"") && answer.ends_with("# EOF\n"),
         "{answer}"

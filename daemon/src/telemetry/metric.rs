@@ -67,9 +67,13 @@ pub(crate) static REPORTS_DROPPED: MetricDeclaration = MetricDeclaration::new(
     "Events of resources that were dropped because their plugin was slow to publish them",
 );
 
+/// Whether the daemon is ready.
+pub(crate) static READY: MetricDeclaration =
+    MetricDeclaration::new(Gauge, "ready", None, &["daemon"], "1 while `/readyz` answers 200, else 0");
+
 /// The metrics that both daemons have.
-pub static METRICS: [&MetricDeclaration; 6] =
-    [&BUILD, &LOG_LINES_LEFT_OUT, &PLUGIN_LOADED, &PLUGIN_PANICS, &CONFIG_ERRORS, &REPORTS_DROPPED];
+pub static METRICS: [&MetricDeclaration; 7] =
+    [&BUILD, &LOG_LINES_LEFT_OUT, &PLUGIN_LOADED, &PLUGIN_PANICS, &CONFIG_ERRORS, &REPORTS_DROPPED, &READY];
 
 // === impl MetricDeclaration ===
 

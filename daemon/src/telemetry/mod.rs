@@ -25,7 +25,7 @@ use tracing_subscriber::{
 };
 
 use lines::{Escaped, Limits, Lines};
-pub(crate) use metric::{CONFIG_ERRORS, PLUGIN_LOADED, PLUGIN_PANICS, REPORTS_DROPPED};
+pub(crate) use metric::{CONFIG_ERRORS, PLUGIN_LOADED, PLUGIN_PANICS, READY, REPORTS_DROPPED};
 pub use metric::{METRICS, MetricDeclaration, differences};
 use queue::{Queue, Stderr};
 

@@ -34,7 +34,7 @@ pub(crate) fn admin(
     registry.register_collector(Box::new(MetricsCollector { dlx: Arc::downgrade(dlx), resources }));
     let ready = dlx.clone();
     let admin = Admin::new(registry, token)
-        .ready_when(Arc::new(move || ready.ready().map_err(|error| error.to_string())))
+        .ready_when("dlx", Arc::new(move || ready.ready().map_err(|error| error.to_string())))
         .route(Method::GET, "/api/v1/activity", handler(dlx, activity::answer))
         .route(Method::GET, "/api/v1/last-activity", handler(dlx, activity::last))
         .route(Method::POST, "/api/v1/last-activity", handler(dlx, activity::received))

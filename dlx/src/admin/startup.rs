@@ -34,9 +34,10 @@ impl StartupStatus {
             matches!(coordination, Coordinator::Leases(_)) || flags.common.service_ports.is_some();
         let server = takes_time.then(|| {
             let (admin, why) = (admin.try_clone()?, why.clone());
-            let preliminary = Admin::new(registry("dlx"), None).closing().ready_when(Arc::new(move || {
-                Err(why.lock().unwrap_or_else(PoisonError::into_inner).clone())
-            }));
+            let preliminary = Admin::new(registry("dlx"), None).closing().ready_when(
+                "dlx",
+                Arc::new(move || Err(why.lock().unwrap_or_else(PoisonError::into_inner).clone())),
+            );
             anyhow::Ok(AbortOnDropHandle::new(tokio::spawn(preliminary.serve(admin))))
         });
         Ok(Self { why, server: server.transpose()? })
