@@ -9,8 +9,8 @@ use deploy::root;
 
 use crate::monitoring::{alerts, dashboard, queries, rules};
 
-/// Labels that Prometheus adds to what it scrapes.
-const OF_SCRAPES: [&str; 2] = ["instance", "job"];
+/// Labels that Prometheus adds to what it scrapes, `namespace` where it finds the daemons in a cluster.
+const OF_SCRAPES: [&str; 3] = ["instance", "job", "namespace"];
 /// Histograms have this label, of their `_bucket`s.
 const BUCKET: &str = "le";
 
