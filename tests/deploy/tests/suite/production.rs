@@ -1,6 +1,9 @@
-//! values-production.yaml: the limits fit each other, and the pods lie apart.
+//! The limits of the defaults and of values-production.yaml fit each other; in production the pods lie apart.
+
+use std::fs;
 
 use clap::{ArgMatches, CommandFactory};
+use deploy::chart;
 use dlx::DlxFlags;
 use k8s_openapi::{
     api::{
@@ -60,21 +63,27 @@ fn max_held_requests(flags: &ArgMatches) -> u64 {
 
 #[test]
 fn the_memory_limit_covers_everything_that_a_dlx_may_buffer() {
-    let objects = rendered(PRODUCTION);
-    let dlx = daemon(&objects, "scaler-dlx");
-    let (_, container) = pod(&dlx);
-    let flags = flags(container);
-    let resources = container.resources.as_ref().unwrap();
-    let limit = bytes(&resources.limits.as_ref().unwrap()["memory"].0);
-    let request = bytes(&resources.requests.as_ref().unwrap()["memory"].0);
-    let size = |flag: &str| *flags.get_one::<u64>(flag).expect("a size");
-    let buffered =
-        max_held_requests(&flags) * HELD_REQUEST + size("max_held_bytes") + size("max_unread_bytes");
-    let sum = BASE + buffered;
-    // The comment in the file has the sum, too.
-    assert!(PRODUCTION.contains(&format!("{} MiB, and a third more", sum.div_ceil(MIB))), "{sum}");
-    assert!(limit >= sum + sum / 3, "the limit is {limit}, the sum of what may be buffered {sum}");
-    assert!(request >= BASE && request <= limit, "{request}");
+    for (file, values) in [("values.yaml", ""), ("values-production.yaml", PRODUCTION)] {
+        let objects = rendered(values);
+        let dlx = daemon(&objects, "scaler-dlx");
+        let (_, container) = pod(&dlx);
+        let flags = flags(container);
+        let resources = container.resources.as_ref().unwrap();
+        let limit = bytes(&resources.limits.as_ref().unwrap()["memory"].0);
+        let request = bytes(&resources.requests.as_ref().unwrap()["memory"].0);
+        let size = |flag: &str| *flags.get_one::<u64>(flag).expect("a size");
+        let buffered =
+            max_held_requests(&flags) * HELD_REQUEST + size("max_held_bytes") + size("max_unread_bytes");
+        let sum = BASE + buffered;
+        // The comment in the file has the sum, too.
+        let text = fs::read_to_string(chart().join(file)).expect("a file of the chart");
+        assert!(text.contains(&format!("{} MiB, and a third more", sum.div_ceil(MIB))), "{file}: {sum}");
+        assert!(
+            limit >= sum + sum / 3,
+            "{file}: the limit is {limit}, the sum of what may be buffered {sum}"
+        );
+        assert!(request >= BASE && request <= limit, "{file}: {request}");
+    }
 }
 
 #[test]
