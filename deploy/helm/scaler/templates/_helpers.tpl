@@ -44,10 +44,14 @@ app.kubernetes.io/part-of: scaler
 {{- end }}
 {{- end -}}
 
-{{/* metadata of an object, without name and namespace. */}}
+{{/* metadata of an object, without name and namespace; may have "labels" and "annotations" of its own. */}}
 {{- define "scaler.metadata" -}}
 labels:
+  {{- with .labels }}
+  {{- merge (dict) . (include "scaler.labels" $ | fromYaml) | toYaml | nindent 2 }}
+  {{- else }}
   {{- include "scaler.labels" . | nindent 2 }}
+  {{- end }}
 {{- with merge (dict) (.annotations | default dict) .root.Values.commonAnnotations }}
 annotations:
   {{- toYaml . | nindent 2 }}

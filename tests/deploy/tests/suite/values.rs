@@ -77,6 +77,17 @@ fn unknown_and_invalid_values_are_refused() {
 }
 
 #[test]
+fn every_object_has_the_common_labels_and_annotations() {
+    for object in rendered(include_str!("../../values/on.yaml")) {
+        let what = (&object.types, &object.metadata.name);
+        let labels = object.metadata.labels.as_ref().expect("labels");
+        assert_eq!(labels.get("team").map(String::as_str), Some("platform"), "{what:?}");
+        let annotations = object.metadata.annotations.clone().unwrap_or_default();
+        assert_eq!(annotations.get("example.com/owner").map(String::as_str), Some("platform"), "{what:?}");
+    }
+}
+
+#[test]
 fn no_name_is_taken_twice() {
     for (name, values) in SETS {
         let mut seen = std::collections::BTreeSet::new();
