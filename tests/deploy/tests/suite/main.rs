@@ -13,6 +13,7 @@ mod production;
 mod queries;
 mod rbac;
 mod reference;
+mod release;
 mod systemd;
 mod typed;
 mod uninstall;
