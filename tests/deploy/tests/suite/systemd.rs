@@ -85,12 +85,11 @@ fn the_daemons_take_the_units_flags_and_share_folders() {
 
 /// A socket that the daemon does not recognise as its own is never accepted from, and it fails to bind the same address.
 #[test]
-fn the_socket_unit_has_the_addresses_that_the_dlx_listens_on() {
+fn the_socket_unit_has_the_address_that_the_dlx_listens_on() {
     let socket = unit("scaler-dlx.socket");
     let handed: BTreeSet<SocketAddr> =
         values(&socket, "ListenStream").map(|address| parse_address(address).expect("an address")).collect();
     let flags = dlx::DlxFlags::command().get_matches_from(command("scaler-dlx.service"));
-    let own = ["listen_address", "admin_address"]
-        .map(|flag| *flags.get_one::<SocketAddr>(flag).expect("an address"));
-    assert_eq!(handed, BTreeSet::from(own));
+    // Not the admin port: the autoscaler's polls would start a DLX that a person stopped.
+    assert_eq!(handed, BTreeSet::from([*flags.get_one::<SocketAddr>("listen_address").expect("an address")]));
 }
