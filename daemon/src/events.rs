@@ -23,7 +23,8 @@ pub const WAKE_FAILED: EventReason = EventReason::warning("WakeFailed");
 
 /// Requests are answered 503, because a limit on held requests is reached; the message names the limit.
 ///
-/// To do: make the start faster, or raise `dlx.maxHeldRequests` or `dlx.maxHeldBytes`.
+/// To do: make the start faster, or raise `dlx.maxHeldRequests` or `dlx.maxHeldBytes`: the namespace file's keys for one resource, the
+/// chart's values for all.
 pub const TOO_MANY_HELD: EventReason = EventReason::warning("TooManyHeld");
 
 /// The resource was scaled to zero. The message says why it counted as idle.
