@@ -71,7 +71,7 @@ impl AutoscalerFlags {
     /// Runs the command that these flags name, if any, and exits.
     pub fn run_command(&mut self) {
         if let Some(command) = self.command.take() {
-            cli::run(command);
+            cli::run::<Self>(command);
         }
     }
 

@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod cluster;
+pub mod completion;
 pub mod coordination;
 pub mod events;
 pub mod exit;

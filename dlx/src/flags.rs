@@ -3,6 +3,8 @@
 use std::{net::SocketAddr, time::Duration};
 
 use daemon::{
+    completion::Completion,
+    exit,
     flags::CommonFlags,
     listen::parse_address,
     settings::{DlxOptions, SettingsLayer, parse_bytes},
@@ -21,11 +23,16 @@ use crate::{client::Timeouts, identify::Network};
     name = "dlx",
     version,
     about,
+    args_conflicts_with_subcommands = true,
+    subcommand_value_name = "COMMAND",
     after_long_help = "A first signal (SIGTERM, SIGINT) stops it once its requests are answered, a second one at once.\n\
         Exit status: 0 success, 64 bad flags, 78 bad configuration or no plugin, 1 anything else.\n\n\
         Example:\n  dlx --config demo.yaml --listen-address 127.0.0.1:8090"
 )]
 pub struct DlxFlags {
+    /// What to do instead of running as the daemon.
+    #[command(subcommand)]
+    command: Option<Command>,
     /// What both daemons take.
     #[command(flatten)]
     pub common: CommonFlags,
@@ -80,6 +87,15 @@ pub struct DlxFlags {
     pub(crate) client_stall_timeout: Duration,
 }
 
+/// What `dlx` does instead of running as a daemon.
+#[derive(clap::Subcommand, Clone, Debug)]
+enum Command {
+    #[command(
+        after_long_help = "Example:\n  dlx completion bash > ~/.local/share/bash-completion/completions/dlx"
+    )]
+    Completion(Completion),
+}
+
 /// A network alone can take longer than less.
 const MIN_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -103,6 +119,14 @@ fn parse_timeout(text: &str) -> Result<Duration, InvalidTimeout> {
 // === impl DlxFlags ===
 
 impl DlxFlags {
+    /// Runs the command that these flags name, if any, and exits.
+    pub fn run_command(&self) {
+        if let Some(Command::Completion(completion)) = &self.command {
+            completion.print::<Self>();
+            exit::end_with(0);
+        }
+    }
+
     /// The timeouts of clients.
     pub(crate) fn timeouts(&self) -> Timeouts {
         Timeouts {

@@ -1,10 +1,11 @@
-//! The DLX's process: flags, log, and then [`dlx::run`].
+//! The DLX's process: flags, then a command, or the log and [`dlx::run`].
 
 use daemon::{exit, telemetry};
 use scaler_types::protocol::Rules;
 
 fn main() {
     let flags: dlx::DlxFlags = exit::parse_flags();
+    flags.run_command();
     telemetry::init(flags.common.log_format);
     exit::end(dlx::run(flags, Rules::default()))
 }

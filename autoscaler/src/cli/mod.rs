@@ -19,7 +19,7 @@ use std::{
 };
 
 use clap::Subcommand;
-use daemon::{exit, telemetry};
+use daemon::{completion::Completion, exit, telemetry};
 use scaler_types::ResourceId;
 
 /// What `autoscaler` does instead of running as a daemon.
@@ -34,14 +34,18 @@ pub(crate) enum Command {
     Wake(scale::Wake),
     Sleep(scale::Sleep),
     Restore(Box<restore::Restore>),
+    #[command(
+        after_long_help = "Example:\n  autoscaler completion bash > ~/.local/share/bash-completion/completions/autoscaler"
+    )]
+    Completion(Completion),
 }
 
 /// Runs a command and exits. Errors go to standard error, and no log is written unless RUST_LOG asks for one.
-pub(crate) fn run(command: Command) -> ! {
+pub(crate) fn run<F: clap::CommandFactory>(command: Command) -> ! {
     if env::var_os("RUST_LOG").is_some_and(|filter| !filter.is_empty()) {
         telemetry::init(telemetry::LogFormat::Text);
     }
-    let status = match command.run() {
+    let status = match command.run::<F>() {
         Ok(()) => 0,
         Err(error) => {
             // A closed standard error is not an error.
@@ -61,7 +65,9 @@ impl Command {
     ///
     /// It cannot be done, or what was asked for did not come about; a
     /// [`Misconfigured`](daemon::exit::Misconfigured) where files or plugins are wrong.
-    pub(crate) fn run(self) -> anyhow::Result<()> {
+    ///
+    /// `F`: the flags of this program.
+    pub(crate) fn run<F: clap::CommandFactory>(self) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let done = runtime.block_on(async {
             match self {
@@ -74,6 +80,10 @@ impl Command {
                 Self::Wake(command) => command.run().await,
                 Self::Sleep(command) => command.run().await,
                 Self::Restore(command) => command.run().await,
+                Self::Completion(completion) => {
+                    completion.print::<F>();
+                    Ok(())
+                }
             }
         });
         // A plugin that hangs must not hold up the end.

@@ -61,8 +61,7 @@ fn help_names_every_flag() {
 fn help_of_each_command_has_an_example() {
     let commands = |program: &str| {
         let (_, help, _) = run(program, &["--help"]);
-        // The DLX has none.
-        let list = help.split_once("Commands:\n").map_or("", |(_, list)| list);
+        let list = help.split_once("Commands:\n").expect(&help).1;
         let names = list.lines().take_while(|line| !line.is_empty() && !line.starts_with("Options"));
         // A description may go on in the next line.
         let names = names.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
@@ -70,13 +69,42 @@ fn help_of_each_command_has_an_example() {
     };
     for program in BOTH {
         let commands = commands(program);
-        assert_eq!(commands.contains(&"run".to_owned()), program == "autoscaler", "{commands:?}");
+        assert!(commands.contains(&"completion".to_owned()), "{commands:?}");
         let helps = commands.iter().filter(|command| *command != "help");
         for command in helps.map(String::as_str).chain([""]) {
             let arguments: Vec<_> = [command, "--help"].into_iter().filter(|part| !part.is_empty()).collect();
             let (_, help, _) = run(program, &arguments);
             let example = format!("Example:\n  {program} {command}");
             assert!(help.contains(example.trim_end()), "{program} {command} --help has no example:\n{help}");
+        }
+    }
+}
+
+/// The shell itself takes the script, and completes a command and a flag by it.
+#[test]
+fn a_shell_completes_commands_and_flags() {
+    let complete = |program: &str, words: &str| {
+        let (status, script, error) = run(program, &["completion", "bash"]);
+        assert_eq!(status, Some(0), "{error}");
+        let words: Vec<_> = words.split(' ').collect();
+        let last = words.len() - 1;
+        let line = format!(
+            "{script}\nCOMP_WORDS=({}); COMP_CWORD={last}\n_{program} {program} '{}' '{}'\nprintf '%s\\n' \"${{COMPREPLY[@]}}\"\n",
+            words.join(" "),
+            words[last],
+            words[last - 1]
+        );
+        let output = Command::new("bash").args(["--norc", "-c", &line]).output().expect("starting bash");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(complete("autoscaler", "autoscaler expl"), ["explain"]);
+    assert_eq!(complete("autoscaler", "autoscaler check --str"), ["--strict"]);
+    assert_eq!(complete("dlx", "dlx --trusted"), ["--trusted-proxies"]);
+    for shell in ["zsh", "fish"] {
+        for program in BOTH {
+            let (status, script, _) = run(program, &["completion", shell]);
+            assert!(status == Some(0) && script.contains("admin-token-file"), "{program} {shell}");
         }
     }
 }
