@@ -1,8 +1,8 @@
 //! How many workloads a daemon wakes at once: a crawler, the end of an outage, or the DLXs' own end may want thousands of them in the
 //! same second.
 //!
-//! Each daemon has a budget of its own. It is shared out fairly: the next place goes to the namespace that has the
-//! fewest, and a wake that a request waits for goes before one without a request. Those have half of the places at most,
+//! Each daemon has a budget of its own. It is shared out fairly: the next slot goes to the namespace that has the
+//! fewest, and a wake that a request waits for goes before one without a request. Those have half of the slots at most,
 //! so that a request finds one.
 
 use std::{
@@ -20,18 +20,18 @@ use tokio::{
 
 /// Wakes at once, unless `--max-concurrent-wakes` says otherwise.
 pub const DEFAULT: usize = 64;
-/// How long a wake that no request waits for keeps its place at most: those that never start hold up the others for that long.
-pub const WAKE_PLACE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a wake that no request waits for keeps its slot at most: those that never start hold up the others for that long.
+pub const WAKE_SLOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// The time over which wakes without a waiting request are spread.
 const JITTER: Duration = Duration::from_millis(500);
 
-/// What waits for a wake.
+/// What a wake is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Waits {
-    /// A request, or a person.
-    Somebody,
-    /// No request: it is woken so that it can be reached without a DLX.
-    Nobody,
+pub enum WakeFor {
+    /// A request or a user waits for it.
+    Request,
+    /// No request waits: the resource is to be reached without a DLX.
+    Failover,
 }
 
 /// The budget of this daemon. Cheap to clone; clones share it.
@@ -40,17 +40,17 @@ pub struct Wakes(Arc<Mutex<Budget>>);
 
 /// A wake may be under way, until this is dropped.
 #[derive(Debug)]
-pub struct WakePlace {
+pub struct WakeSlot {
     wakes: Wakes,
     namespace: Arc<str>,
-    waits: Waits,
+    waits: WakeFor,
 }
 
 #[derive(Debug)]
 struct Budget {
     limit: usize,
     namespaces: BTreeMap<Arc<str>, Share>,
-    /// Counts the assigned places, so that of two namespaces with as many the one that waited longer is next.
+    /// Counts the assigned slots, so that of two namespaces with as many the one that waited longer is next.
     assigned: u64,
 }
 
@@ -60,7 +60,7 @@ struct Share {
     limit: usize,
     /// By who waits for them.
     under_way: [usize; 2],
-    waiting: [VecDeque<oneshot::Sender<WakePlace>>; 2],
+    waiting: [VecDeque<oneshot::Sender<WakeSlot>>; 2],
     last: u64,
 }
 
@@ -72,8 +72,8 @@ impl Wakes {
         Self(Arc::new(Mutex::new(Budget { limit: limit.max(1), namespaces: BTreeMap::new(), assigned: 0 })))
     }
 
-    /// Waits for a place. `limit`: how many this namespace may have at once.
-    pub async fn place(&self, namespace: &str, limit: usize, waits: Waits) -> WakePlace {
+    /// Waits for a slot. `limit`: how many this namespace may have at once.
+    pub async fn slot(&self, namespace: &str, limit: usize, waits: WakeFor) -> WakeSlot {
         loop {
             let (sender, receiver) = oneshot::channel();
             {
@@ -84,8 +84,8 @@ impl Wakes {
             }
             self.give();
             // An error never comes: every sender that is taken sends.
-            if let Ok(place) = receiver.await {
-                return place;
+            if let Ok(slot) = receiver.await {
+                return slot;
             }
         }
     }
@@ -93,21 +93,21 @@ impl Wakes {
     /// How many are under way.
     pub fn under_way(&self) -> usize {
         let budget = self.budget();
-        budget.under_way(Waits::Somebody) + budget.under_way(Waits::Nobody)
+        budget.under_way(WakeFor::Request) + budget.under_way(WakeFor::Failover)
     }
 
-    /// Gives the places there are to those who wait.
+    /// Gives the slots there are to those who wait.
     fn give(&self) {
-        let mut places = Vec::new();
+        let mut slots = Vec::new();
         {
             let mut budget = self.budget();
             while let Some((namespace, waits, give)) = budget.next() {
-                places.push((give, WakePlace { wakes: self.clone(), namespace, waits }));
+                slots.push((give, WakeSlot { wakes: self.clone(), namespace, waits }));
             }
         }
-        for (give, place) in places {
-            // An error: who waited has left. Its place is given to another as it is dropped.
-            drop(give.send(place));
+        for (give, slot) in slots {
+            // An error: who waited has left. Its slot is given to another as it is dropped.
+            drop(give.send(slot));
         }
     }
 
@@ -127,14 +127,14 @@ pub async fn jitter() {
 // === impl Budget ===
 
 impl Budget {
-    /// Takes a place for the next one that waits, if there is one.
-    fn next(&mut self) -> Option<(Arc<str>, Waits, oneshot::Sender<WakePlace>)> {
-        let all = self.under_way(Waits::Somebody) + self.under_way(Waits::Nobody);
+    /// Takes a slot for the next one that waits, if there is one.
+    fn next(&mut self) -> Option<(Arc<str>, WakeFor, oneshot::Sender<WakeSlot>)> {
+        let all = self.under_way(WakeFor::Request) + self.under_way(WakeFor::Failover);
         if all >= self.limit {
             return None;
         }
-        for waits in [Waits::Somebody, Waits::Nobody] {
-            if waits == Waits::Nobody && self.under_way(Waits::Nobody) >= self.limit.div_ceil(2) {
+        for waits in [WakeFor::Request, WakeFor::Failover] {
+            if waits == WakeFor::Failover && self.under_way(WakeFor::Failover) >= self.limit.div_ceil(2) {
                 return None;
             }
             for share in self.namespaces.values_mut() {
@@ -153,7 +153,7 @@ impl Budget {
         None
     }
 
-    fn under_way(&self, waits: Waits) -> usize {
+    fn under_way(&self, waits: WakeFor) -> usize {
         self.namespaces.values().map(|share| share.under_way[waits as usize]).sum()
     }
 }
@@ -165,10 +165,10 @@ impl Share {
         self.under_way.iter().sum()
     }
 
-    fn may(&self, waits: Waits) -> bool {
+    fn may(&self, waits: WakeFor) -> bool {
         let room = match waits {
-            Waits::Somebody => self.count() < self.limit,
-            Waits::Nobody => {
+            WakeFor::Request => self.count() < self.limit,
+            WakeFor::Failover => {
                 self.count() < self.limit && self.under_way[waits as usize] < self.limit.div_ceil(2)
             }
         };
@@ -176,9 +176,9 @@ impl Share {
     }
 }
 
-// === impl WakePlace ===
+// === impl WakeSlot ===
 
-impl Drop for WakePlace {
+impl Drop for WakeSlot {
     fn drop(&mut self) {
         {
             let mut budget = self.wakes.budget();
@@ -199,20 +199,20 @@ mod tests {
 
     use super::*;
 
-    /// Somebody asks for a place, and has begun to wait when this returns.
+    /// Somebody asks for a slot, and has begun to wait when this returns.
     async fn asks(
         wakes: &Wakes,
         namespace: &'static str,
         limit: usize,
-        waits: Waits,
-    ) -> JoinHandle<WakePlace> {
+        waits: WakeFor,
+    ) -> JoinHandle<WakeSlot> {
         let wakes = wakes.clone();
-        let asks = tokio::spawn(async move { wakes.place(namespace, limit, waits).await });
+        let asks = tokio::spawn(async move { wakes.slot(namespace, limit, waits).await });
         yield_now().await;
         asks
     }
 
-    async fn served(asks: &[JoinHandle<WakePlace>]) -> Vec<bool> {
+    async fn served(asks: &[JoinHandle<WakeSlot>]) -> Vec<bool> {
         for _ in 0..10 {
             yield_now().await;
         }
@@ -224,12 +224,12 @@ mod tests {
         let wakes = Wakes::new(3);
         let mut waiting = Vec::new();
         for _ in 0..10 {
-            waiting.push(asks(&wakes, "a", 100, Waits::Somebody).await);
+            waiting.push(asks(&wakes, "a", 100, WakeFor::Request).await);
         }
         for round in 0..10 {
-            let places = served(&waiting).await.iter().filter(|served| **served).count();
-            assert_eq!(places, 3.min(10 - round));
-            assert_eq!(wakes.under_way(), places);
+            let slots = served(&waiting).await.iter().filter(|served| **served).count();
+            assert_eq!(slots, 3.min(10 - round));
+            assert_eq!(wakes.under_way(), slots);
             // In the order in which they came.
             drop(waiting.remove(0).await.unwrap());
         }
@@ -241,17 +241,17 @@ mod tests {
         let wakes = Wakes::new(4);
         let mut first = Vec::new();
         for _ in 0..100 {
-            first.push(asks(&wakes, "a", 100, Waits::Somebody).await);
+            first.push(asks(&wakes, "a", 100, WakeFor::Request).await);
         }
         let second =
-            [asks(&wakes, "b", 100, Waits::Somebody).await, asks(&wakes, "b", 100, Waits::Somebody).await];
+            [asks(&wakes, "b", 100, WakeFor::Request).await, asks(&wakes, "b", 100, WakeFor::Request).await];
         drop(first.remove(0).await.unwrap());
         assert_eq!(served(&second).await, [true, false]);
         drop(first.remove(0).await.unwrap());
         assert_eq!(served(&second).await, [true, true]);
         // And its own limit.
         let limited =
-            [asks(&wakes, "c", 1, Waits::Somebody).await, asks(&wakes, "c", 1, Waits::Somebody).await];
+            [asks(&wakes, "c", 1, WakeFor::Request).await, asks(&wakes, "c", 1, WakeFor::Request).await];
         drop(first.remove(0).await.unwrap());
         drop(first.remove(0).await.unwrap());
         assert_eq!(served(&limited).await, [true, false]);
@@ -262,16 +262,16 @@ mod tests {
         let wakes = Wakes::new(4);
         let mut paced = Vec::new();
         for _ in 0..10 {
-            paced.push(asks(&wakes, "a", 100, Waits::Nobody).await);
+            paced.push(asks(&wakes, "a", 100, WakeFor::Failover).await);
         }
-        // Half of the places.
+        // Half of the slots.
         assert_eq!(served(&paced).await.iter().filter(|served| **served).count(), 2);
         let mut requests = Vec::new();
         for _ in 0..3 {
-            requests.push(asks(&wakes, "a", 100, Waits::Somebody).await);
+            requests.push(asks(&wakes, "a", 100, WakeFor::Request).await);
         }
         assert_eq!(served(&requests).await, [true, true, false]);
-        // The next place is the request's, though others have waited longer.
+        // The next slot is the request's, though others have waited longer.
         drop(paced.remove(0).await.unwrap());
         assert_eq!(served(&requests).await, [true, true, true]);
         assert_eq!(served(&paced).await.iter().filter(|served| **served).count(), 1);
@@ -280,18 +280,18 @@ mod tests {
     #[tokio::test]
     async fn a_waiter_that_leaves_keeps_no_place() {
         let wakes = Wakes::new(1);
-        let first = asks(&wakes, "a", 1, Waits::Somebody).await;
+        let first = asks(&wakes, "a", 1, WakeFor::Request).await;
         let (left, stays) =
-            (asks(&wakes, "a", 1, Waits::Somebody).await, asks(&wakes, "b", 1, Waits::Nobody).await);
+            (asks(&wakes, "a", 1, WakeFor::Request).await, asks(&wakes, "b", 1, WakeFor::Failover).await);
         left.abort();
         assert!(left.await.unwrap_err().is_cancelled());
         drop(first.await.unwrap());
         drop(stays.await.unwrap());
-        // A place that was assigned, and never taken.
-        let unused = asks(&wakes, "a", 1, Waits::Somebody).await;
+        // A slot that was assigned, and never taken.
+        let unused = asks(&wakes, "a", 1, WakeFor::Request).await;
         unused.abort();
         drop(unused.await);
         assert_eq!(wakes.under_way(), 0);
-        drop(wakes.place("a", 1, Waits::Nobody).await);
+        drop(wakes.slot("a", 1, WakeFor::Failover).await);
     }
 }

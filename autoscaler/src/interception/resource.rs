@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use daemon::wakes::WakePlace;
+use daemon::wakes::WakeSlot;
 use k8s_openapi::jiff::Timestamp;
 use scaler_types::{
     Backend, Interception, Nonce, Phase, Resource, RolloutPhase, ScaleError, TrafficMode,
@@ -80,7 +80,7 @@ struct RetryPause<T> {
 /// A wake that counts as under way.
 #[derive(Debug)]
 struct RunningWake {
-    _place: WakePlace,
+    _place: WakeSlot,
     /// How long it may take once it is written.
     timeout: Duration,
     /// When its time is over; `None`: it is not written yet.
@@ -344,7 +344,7 @@ impl InterceptedResource {
     }
 
     /// A wake begins.
-    pub(super) fn begin_wake(&mut self, place: WakePlace, timeout: Duration) {
+    pub(super) fn begin_wake(&mut self, place: WakeSlot, timeout: Duration) {
         self.waking = true;
         self.starting = Some(RunningWake { _place: place, timeout, until: None });
     }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use daemon::{
     events,
-    wakes::{Waits, WakePlace},
+    wakes::{WakeFor, WakeSlot},
 };
 use scaler_types::{
     Nonce, Phase, Record, ScaleError, ScaleRequest, Target, TrafficMode, Version,
@@ -29,9 +29,9 @@ enum Ended {
 }
 
 /// Waits for a wake slot of this DLX.
-pub(crate) async fn wake_slot(driver: Arc<Driver>, resource: Arc<ResourceHandle>) -> WakePlace {
+pub(crate) async fn wake_slot(driver: Arc<Driver>, resource: Arc<ResourceHandle>) -> WakeSlot {
     let limit = resource.read(|view| view.settings().max_concurrent_wakes);
-    driver.wakes.place(&resource.key.id.namespace, limit, Waits::Somebody).await
+    driver.wakes.slot(&resource.key.id.namespace, limit, WakeFor::Request).await
 }
 
 /// Starts a wake that the gate ordered, in `slot`, or as soon as a slot is free.
@@ -40,7 +40,7 @@ pub(crate) fn start(
     resource: Arc<ResourceHandle>,
     expected: Version,
     record: Record,
-    slot: Option<WakePlace>,
+    slot: Option<WakeSlot>,
 ) {
     let handle = driver.handle.clone();
     handle.spawn(async move {

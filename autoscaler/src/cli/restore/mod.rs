@@ -18,7 +18,7 @@ use daemon::{
     plugin_manager::PluginManager,
     settings::SettingsLayer,
     shutdown::Shutdown,
-    wakes::{WakePlace, Wakes},
+    wakes::{WakeSlot, Wakes},
 };
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
@@ -73,9 +73,9 @@ struct RestoreSource {
 /// A step that ended.
 enum Step {
     /// There is a permit for the next wake of this queue.
-    Place(usize, WakePlace),
+    Slot(usize, WakeSlot),
     /// It is awake, or will not be soon. The place, where it has to be woken yet.
-    Woken(usize, ResourceId, Option<WakePlace>),
+    Woken(usize, ResourceId, Option<WakeSlot>),
     Restored(usize, ResourceId, Result<(), ScaleError>),
 }
 
@@ -317,7 +317,7 @@ async fn restore(
             let request = RestoreRequest { id, propagation_delay: grace, deadline };
             restoring += 1;
             running.spawn(async move {
-                let _place: Option<WakePlace> = place;
+                let _place: Option<WakeSlot> = place;
                 let result = restore_resource(&*plugin, &request).await;
                 Step::Restored(number, request.id, result)
             });
@@ -329,7 +329,7 @@ async fn restore(
         };
         let (number, id, result) = match ended {
             None => break,
-            Some(Ok(Step::Place(number, place))) => {
+            Some(Ok(Step::Slot(number, place))) => {
                 if let Some(id) = queues[number].wake_next(number, place, &mut running) {
                     left.insert((number, id), true);
                 }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use daemon::wakes::{WAKE_PLACE_TIMEOUT, Waits, WakePlace, Wakes, jitter};
+use daemon::wakes::{WAKE_SLOT_TIMEOUT, WakeFor, WakeSlot, Wakes, jitter};
 use plugin_host::{ChangeStream, RunningPlugin};
 use scaler_types::{
     Changes, Nonce, Resource, ResourceId, ScaleError, ScaleRequest, Target,
@@ -45,7 +45,7 @@ impl WakeQueue {
         Self { active, namespace: namespace.into(), asleep: asleep.into(), listed, follows }
     }
 
-    /// Waits for a place for the next one, if there is one.
+    /// Waits for a slot for the next one, if there is one.
     pub(super) fn request_wake_permit(&self, number: usize, wakes: &Wakes, running: &mut JoinSet<Step>) {
         if self.asleep.is_empty() {
             return;
@@ -54,7 +54,7 @@ impl WakeQueue {
         let limit = self.active.settings.max_concurrent_wakes;
         running.spawn(async move {
             // A user waits for it.
-            Step::Place(number, wakes.place(&namespace, limit, Waits::Somebody).await)
+            Step::Slot(number, wakes.slot(&namespace, limit, WakeFor::Request).await)
         });
     }
 
@@ -62,7 +62,7 @@ impl WakeQueue {
     pub(super) fn wake_next(
         &mut self,
         number: usize,
-        place: WakePlace,
+        place: WakeSlot,
         running: &mut JoinSet<Step>,
     ) -> Option<ResourceId> {
         let resource = self.asleep.pop_front()?;
@@ -120,7 +120,7 @@ async fn wake(
             Ok(()) => {
                 let up = listed.wait_for(|listed| listed.get(&resource.id).is_some_and(is_up));
                 // Late or not: its result is printed when it is restored.
-                drop(timeout(deadline.min(WAKE_PLACE_TIMEOUT), up).await);
+                drop(timeout(deadline.min(WAKE_SLOT_TIMEOUT), up).await);
                 return true;
             }
             Err(ScaleError::Conflict) => drop(timeout(super::API_TIMEOUT, listed.changed()).await),

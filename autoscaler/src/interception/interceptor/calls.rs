@@ -4,7 +4,7 @@ use std::{cmp::Reverse, time::Duration};
 
 use daemon::{
     events,
-    wakes::{WAKE_PLACE_TIMEOUT, Waits, WakePlace, jitter},
+    wakes::{WAKE_SLOT_TIMEOUT, WakeFor, WakeSlot, jitter},
 };
 
 use scaler_types::{
@@ -46,7 +46,7 @@ pub(super) enum CallKind {
 #[derive(Debug)]
 pub(super) enum CallResult {
     Called(Result<(), ScaleError>),
-    Placed(WakePlace),
+    Placed(WakeSlot),
 }
 
 impl Interceptor {
@@ -60,7 +60,7 @@ impl Interceptor {
             let limit = self.active.borrow().settings.max_concurrent_wakes;
             let (wakes, namespace) = (self.context.wakes.clone(), self.labels.namespace.clone());
             let place = async move {
-                let place = wakes.place(&namespace, limit, Waits::Nobody).await;
+                let place = wakes.slot(&namespace, limit, WakeFor::Failover).await;
                 jitter().await;
                 CallResult::Placed(place)
             };
@@ -71,7 +71,7 @@ impl Interceptor {
     }
 
     /// Wakes the most recently used of the waiting resources; those with a failed wake come last.
-    fn wake_next(&mut self, place: WakePlace) {
+    fn wake_next(&mut self, place: WakeSlot) {
         let mut place = Some(place);
         while place.is_some() {
             let last = {
@@ -92,7 +92,7 @@ impl Interceptor {
     }
 
     /// Begins a call, if it is still due; gives the place for a wake back if not.
-    fn begin_call(&mut self, kind: usize, id: ResourceId, place: Option<WakePlace>) -> Option<WakePlace> {
+    fn begin_call(&mut self, kind: usize, id: ResourceId, place: Option<WakeSlot>) -> Option<WakeSlot> {
         let table = self.table.clone();
         let mut inner = table.inner();
         let at = inner.step_context(Instant::now(), self.serving());
@@ -122,7 +122,7 @@ impl Interceptor {
                 // Of a newer format: left to the version that wrote it.
                 let Some(record) = record else { return place };
                 let timeout = intercepted.readiness.unwrap_or(settings.resource_readiness_timeout);
-                intercepted.begin_wake(place?, timeout.min(WAKE_PLACE_TIMEOUT));
+                intercepted.begin_wake(place?, timeout.min(WAKE_SLOT_TIMEOUT));
                 let request = ScaleRequest {
                     id: id.clone(),
                     target: Target::AtLeast(1),
