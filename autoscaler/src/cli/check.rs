@@ -17,7 +17,7 @@ use super::{
 /// Validates namespace files without serving them: each file, and each plugin its own configuration
 ///
 /// Loads the plugins of --plugins-dir, if there are any, and has them validate their configuration; reports as unchecked
-/// what needs a cluster where there is none. Scales nothing. Warns of what can only be a mistake though the file can be used: a
+/// the parts that need a cluster where there is none. Scales nothing. Warns of probable mistakes in a file that can be used: a
 /// program that is not on this host, a resource that no request can wake. Exit status 78 if a file is invalid.
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_long_help = "Example:\n  autoscaler check --strict demo.yaml")]

@@ -143,8 +143,8 @@ options! {
         #[arg(long, value_name = "DURATION")]
         #[serde(with = "duration::go")]
         scale_interval: Interval => Duration, "`1m`" = Duration::from_secs(60);
-        /// How many resources of this file one daemon wakes at once, within its `--max-concurrent-wakes`. Wakes that no request
-        /// waits for (failover, `autoscaler restore`) get half of both.
+        /// How many resources of this file one daemon wakes at once, within its `--max-concurrent-wakes`. When no DLX is
+        /// left, the autoscaler uses half of both.
         // Half of a daemon's, so that it leaves room for another namespace.
         #[arg(skip)]
         max_concurrent_wakes: Count => usize, "32" = crate::wakes::DEFAULT / 2;

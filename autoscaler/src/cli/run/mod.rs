@@ -34,9 +34,9 @@ use super::{
 /// plugins it loads those that the files configure; state is kept outside of the current folder; the admin ports are open to
 /// this host alone. Changes of the files take effect at once.
 ///
-/// Ctrl-C, SIGTERM and SIGHUP stop the DLX once its requests are answered, then the autoscaler, and then scale to zero what is
-/// awake; a second one does not wait for requests. If one daemon ends by itself, the other is stopped, too. If this command is
-/// killed, both daemons stop; what is awake then stays so until the next run with the same files. Exit status 78 if a file is
+/// Ctrl-C, SIGTERM and SIGHUP stop the DLX once its requests are answered, then the autoscaler, and then scale the awake
+/// resources to zero; a second one does not wait for requests. If one daemon ends by itself, the other is stopped, too. If this command is
+/// killed, both daemons stop; awake resources stay awake until the next run with the same files. Exit status 78 if a file is
 /// invalid.
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_long_help = "Example:\n  autoscaler run demo.yaml")]
@@ -96,7 +96,7 @@ impl RunCommand {
         tokio::select! {
             () = services::scale_to_zero(&common) => {}
             () = signals.next() => bail!(
-                "stopped before everything was scaled to zero: what is awake keeps running until the next run with the state in {}",
+                "stopped before everything was scaled to zero: awake resources keep running until the next run with the state in {}",
                 state.path().display()
             ),
         }

@@ -1,4 +1,4 @@
-//! The end of `run`: what is awake is scaled to zero.
+//! The end of `run`: awake resources are scaled to zero.
 
 use std::{ffi::OsString, time::Duration};
 
@@ -42,7 +42,7 @@ pub(super) async fn scale_to_zero(common: &[OsString]) {
     );
     let plugins = match begin.await {
         Ok((plugins, _)) => plugins,
-        Err(error) => return warn(&format!("what is awake keeps running: {error:#}")),
+        Err(error) => return warn(&format!("awake resources keep running: {error:#}")),
     };
     let mut scales = JoinSet::new();
     for served in plugins.served().borrow().iter() {
@@ -57,7 +57,7 @@ pub(super) async fn scale_to_zero(common: &[OsString]) {
                     });
                 }
             }
-            Err(error) => warn(&format!("plugin {}: what is awake keeps running: {error}", plugin.kind())),
+            Err(error) => warn(&format!("plugin {}: awake resources keep running: {error}", plugin.kind())),
         }
     }
     let mut scaled: Vec<ResourceId> = Vec::new();

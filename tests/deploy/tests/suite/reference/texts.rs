@@ -33,8 +33,8 @@ const EVENTS: &str = "# Events
 <!-- Written by `cargo xtask reference` from what the daemons and the plugin declare. -->
 
 Kubernetes Events about a workload are on the workload's object: `kubectl -n shop describe deployment web`, or
-`kubectl -n shop get events --field-selector involvedObject.name=web`. The message has the details. What still holds is repeated
-every half hour; the API server keeps an Event for an hour by default. Each daemon writes 20 Events a second at most; everything is
+`kubectl -n shop get events --field-selector involvedObject.name=web`. The message has the details. A condition that still
+holds is reported again every half hour; the API server keeps an Event for an hour by default. Each daemon writes 20 Events a second at most; everything is
 in its log, too.
 
 | Event | type | meaning | what to do |
