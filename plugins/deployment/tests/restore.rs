@@ -356,3 +356,23 @@ async fn the_clusters_controller_takes_the_pods_out_and_in_again() {
     let both = until(&leader, "web", |web| web.interception.as_ref().unwrap().workload_ready).await;
     assert_eq!(both.interception.unwrap().backend, Backend::Both);
 }
+
+/// Such a Service selects no pods: nothing of Scaler's may stay on it, nor prevent an uninstall.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_intercepted_service_that_becomes_an_external_name_is_restored() {
+    let scene = Scene::with_web().await;
+    scene.annotate("web", "scaler.dev/intercept", "always").await;
+    let leader = scene.leader().await;
+    intercept(&leader, "web").await;
+    assert!(scene.is_fenced("web").await);
+    let external = json!({"spec": {"type": "ExternalName", "externalName": "web.example.com"}});
+    scene.merge("Service", "web", external).await;
+    soon(async {
+        while scene.is_fenced("web").await {
+            leader.sync_dlxs(&dlxs(&["a"])).await.unwrap();
+        }
+    })
+    .await;
+    assert_eq!(scene.our_slices().await.len(), 0);
+    soon(leader.sync_dlxs(&[])).await.unwrap();
+}

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// After this the API server is asked again.
+/// After this the API server is asked again, and an answer is old.
 const VALID_FOR: Duration = Duration::from_secs(60);
 
 /// The last answer, and when it came.
@@ -10,30 +10,43 @@ const VALID_FOR: Duration = Duration::from_secs(60);
 pub(crate) struct KeyPolicy {
     in_force: Option<bool>,
     answered: Option<Instant>,
+    /// When a dry run was last sent, or a write answered.
+    checked: Option<Instant>,
+    /// How many dry runs there were.
+    checks: usize,
 }
 
 // === impl KeyPolicy ===
 
 impl KeyPolicy {
-    /// The last answer; `None`: there was none.
-    pub(crate) fn in_force(&self) -> Option<bool> {
-        self.in_force
+    /// Whether it was not in force a moment ago.
+    pub(crate) fn is_absent(&self, now: Instant) -> bool {
+        self.in_force == Some(false) && !is_old(self.answered, now)
     }
 
     /// Whether the API server is to be asked.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
-        self.answered.is_none_or(|at| now.duration_since(at) >= VALID_FOR)
+        is_old(self.checked, now)
+    }
+
+    /// The API server is being asked; how often it was before.
+    pub(crate) fn record_check(&mut self, now: Instant) -> usize {
+        self.checked = Some(now);
+        self.checks += 1;
+        self.checks - 1
     }
 
     /// Takes an answer over; whether it is another one than before.
     pub(crate) fn set(&mut self, in_force: bool, now: Instant) -> bool {
-        self.answered = Some(now);
+        (self.answered, self.checked) = (Some(now), Some(now));
         self.in_force.replace(in_force) != Some(in_force)
     }
 
-    /// Something happened that it would have prevented.
+    /// Something happened that it prevents while it is in force.
     pub(crate) fn doubt(&mut self) {
-        self.answered = None;
+        if self.in_force == Some(true) {
+            self.checked = None;
+        }
     }
 
     /// What users are told about it; empty: nothing is known.
@@ -51,6 +64,10 @@ impl KeyPolicy {
     }
 }
 
+fn is_old(at: Option<Instant>, now: Instant) -> bool {
+    at.is_none_or(|at| now.duration_since(at) >= VALID_FOR)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,13 +75,31 @@ mod tests {
     #[test]
     fn an_answer_counts_for_a_while_and_until_something_contradicts_it() {
         let (mut policy, start) = (KeyPolicy::default(), Instant::now());
-        assert!(policy.is_due(start) && policy.note().is_empty());
+        policy.doubt();
+        assert!(policy.is_due(start) && !policy.is_absent(start) && policy.note().is_empty());
         assert!(policy.set(true, start) && !policy.set(true, start));
         let later = start + VALID_FOR;
-        assert!(!policy.is_due(later - Duration::from_secs(1)) && policy.is_due(later));
+        let just_before = later - Duration::from_secs(1);
+        assert!(!policy.is_due(just_before) && policy.is_due(later) && !policy.is_absent(start));
         policy.doubt();
         assert!(policy.is_due(start));
-        assert_eq!(policy.in_force(), Some(true), "it is still what was answered last");
-        assert!(policy.set(false, later) && policy.note().contains("no MutatingAdmissionPolicy"));
+        assert!(policy.note().contains("keeps Scaler's key"), "it is still what was answered last");
+        assert!(policy.set(false, start) && policy.note().contains("no MutatingAdmissionPolicy"));
+        assert!(policy.is_absent(just_before) && !policy.is_absent(later));
+        policy.doubt();
+        assert!(!policy.is_due(just_before), "without it the key is lost at each apply");
+    }
+
+    /// A webhook with side effects fails every dry run.
+    #[test]
+    fn a_dry_run_without_an_answer_is_not_repeated_at_once_and_changes_nothing() {
+        let (mut policy, start) = (KeyPolicy::default(), Instant::now());
+        assert_eq!((policy.record_check(start), policy.is_due(start)), (0, false));
+        policy.set(false, start);
+        let later = start + VALID_FOR;
+        assert!(policy.is_due(later));
+        assert_eq!(policy.record_check(later), 1);
+        assert!(!policy.is_due(later) && !policy.is_absent(later), "the next write asks the policy again");
+        assert!(policy.note().contains("no MutatingAdmissionPolicy"));
     }
 }

@@ -39,8 +39,6 @@ pub(crate) struct InterceptionWriter {
     registering: Arc<Mutex<()>>,
     /// What is to be written there next.
     waiting: Arc<std::sync::Mutex<Vec<apply::ports::PendingPortChange>>>,
-    /// One dry run for the policy of the selector key at a time: all others take its answer.
-    asking: Arc<Mutex<()>>,
 }
 
 /// A Service as the API server has it.
@@ -63,14 +61,7 @@ pub(crate) fn describe_forwarding(state: &State, workload: &Workload) -> String 
 impl InterceptionWriter {
     /// Nothing is written yet.
     pub(crate) fn new(cluster: ClusterApi, store: Arc<Store>, scales: ScaleWriter) -> Self {
-        Self {
-            cluster,
-            store,
-            scales,
-            registering: Arc::default(),
-            waiting: Arc::default(),
-            asking: Arc::default(),
-        }
+        Self { cluster, store, scales, registering: Arc::default(), waiting: Arc::default() }
     }
 
     /// Verifies that the Services of a workload that is about to be scaled to zero by the drain attempt of that nonce are intercepted,

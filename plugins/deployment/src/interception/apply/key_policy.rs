@@ -2,8 +2,8 @@
 //!
 //! Where the chart's MutatingAdmissionPolicy is in force, a patch of `test` operations alone names the change in its field manager, and
 //! the API server makes it: the selector stays its owners' in `metadata.managedFields`, and the policy keeps the key at everybody else's
-//! writes. Otherwise the patch itself makes the change, and the owners are restored after it. Which way worked is seen from the answer:
-//! the policy may come or go between any two calls.
+//! writes. Otherwise the patch itself makes the change, and the owners are restored after it. Which way works is seen from the answer to
+//! each write: the policy may come or go between any two calls.
 
 use std::time::Duration;
 
@@ -11,12 +11,16 @@ use k8s_openapi::api::core::v1 as core;
 use kube::api::{Patch, PatchParams};
 use scaler_types::{Nonce, ScaleError};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::super::InterceptionWriter;
 use crate::{
     cluster,
     objects::{INTERCEPT_MANAGER, RESTORE_MANAGER, SELECTOR_KEY, Service},
 };
+
+/// How long a dry run may take: only what users are told depends on it.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Who makes the change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,78 +46,75 @@ impl InterceptionWriter {
         let name = service.meta.key();
         let doing = format!("writing the selector of the Service {}/{}", name.0, name.1);
         let api = self.cluster.in_namespace::<core::Service>(&name.0);
-        let writers = match self.is_key_policy_in_force(service).await {
-            true => [KeyWriter::Policy, KeyWriter::Patch],
-            false => [KeyWriter::Patch, KeyWriter::Policy],
-        };
-        for writer in writers {
+        let revision = operations.iter().find(|operation| operation["path"] == "/metadata/resourceVersion");
+        for writer in self.key_writers(service) {
             let (params, patch) = match writer {
                 KeyWriter::Policy => (by_policy(value), json_patch(&tests(operations))?),
                 KeyWriter::Patch => (PatchParams::default(), json_patch(operations)?),
             };
             let written = self.cluster.call(api.patch(&name.1, &params, &patch)).await;
             let written = written.map_err(|error| cluster::write_error(&error, &doing, true))?;
-            if key(&written) == value {
-                self.observe_written_selector(&api, written, &self.selector_owners(service)).await;
+            let made = key(&written) == value;
+            if *writer == KeyWriter::Policy {
+                self.set_key_policy(made);
+            }
+            let left = self.observe_written_selector(&api, written, &self.selector_owners(service)).await;
+            if made {
                 return Ok(());
             }
-            self.set_key_policy(writer == KeyWriter::Patch);
+            if revision.is_some_and(|tested| tested["value"] != left.resource_version) {
+                // Something else of it was changed: whether that matters is decided anew.
+                break;
+            }
         }
         let reason = format!(
             "{doing}: the API server accepted Scaler's change of the key {SELECTOR_KEY} and did not make it: an \
-             admission policy or a webhook of the cluster undoes it"
+             admission policy or a webhook of the cluster changes what Scaler writes"
         );
         Err(ScaleError::Retry { after: Duration::from_secs(1), reason })
     }
 
-    /// Asks again whether the policy is in force, if that is due.
-    pub(super) async fn check_key_policy(&self) {
-        let service = self.store.with(|state| {
-            // Without its parameter, the registry, it is not in force, and the first Service to be intercepted creates that.
-            state.interception.registry()?;
-            state.to_be_intercepted().next().cloned()
+    /// Who is to make the change, in this order until it is made. Where the policy is not in force, a patch for it changes nothing.
+    fn key_writers(&self, service: &Service) -> &'static [KeyWriter] {
+        let absent = self.store.with(|state| {
+            let now = state.interception.now();
+            state.interception.key_policy.is_absent(now)
         });
-        if let Some(service) = service {
-            self.is_key_policy_in_force(&service).await;
+        match absent {
+            // Such a Service the policy leaves alone.
+            _ if service.selector.is_empty() || service.external => &[KeyWriter::Patch],
+            true => &[KeyWriter::Patch, KeyWriter::Policy],
+            false => &[KeyWriter::Policy, KeyWriter::Patch],
         }
     }
 
-    /// Whether the policy is in force for this Service: as the API server answered last, or by a dry run on it.
-    async fn is_key_policy_in_force(&self, service: &Service) -> bool {
-        if service.selector.is_empty() || service.external {
-            // Such a Service it leaves alone.
-            return false;
-        }
-        let known = || {
-            self.store.with(|state| {
-                let policy = &state.interception.key_policy;
-                (!policy.is_due(state.interception.now())).then(|| policy.in_force() == Some(true))
-            })
-        };
-        if let Some(known) = known() {
-            return known;
-        }
-        let _turn = self.asking.lock().await;
-        if let Some(known) = known() {
-            return known;
-        }
+    /// Asks whether the policy is in force by a dry run on a Service that is to be intercepted, if that is due.
+    pub(super) async fn check_key_policy(&self) {
+        let service = self.store.with(|state| {
+            let now = state.interception.now();
+            // Without its parameter, the registry, it is not in force, and the first Service to be intercepted creates that.
+            state.interception.registry()?;
+            if !state.interception.key_policy.is_due(now) {
+                return None;
+            }
+            let mut services: Vec<_> =
+                state.to_be_intercepted().filter(|service| !service.selector.is_empty()).cloned().collect();
+            let index = state.interception.key_policy.record_check(now).checked_rem(services.len())?;
+            Some(services.swap_remove(index))
+        });
+        let Some(service) = service else { return };
         let nonce = Nonce::fresh().to_string();
         let params = PatchParams { dry_run: true, ..by_policy(Some(&nonce)) };
         let uid = json!({"op": "test", "path": "/metadata/uid", "value": service.meta.uid});
-        let Ok(patch) = json_patch(&[uid]) else { return false };
+        let Ok(patch) = json_patch(&[uid]) else { return };
         let api = self.cluster.in_namespace::<core::Service>(&service.meta.namespace);
-        match self.cluster.call(api.patch(&service.meta.name, &params, &patch)).await {
-            Ok(shown) => {
-                let in_force = key(&shown) == Some(nonce.as_str());
-                self.set_key_policy(in_force);
-                in_force
-            }
-            Err(error) => {
-                let reason = cluster::describe_error(&error);
-                tracing::debug!(reason, "a dry run that asks for the policy of the selector key failed");
-                false
-            }
-        }
+        let answer = self.cluster.call(api.patch(&service.meta.name, &params, &patch));
+        let reason = match timeout(CHECK_TIMEOUT, answer).await {
+            Ok(Ok(shown)) => return self.set_key_policy(key(&shown) == Some(nonce.as_str())),
+            Ok(Err(error)) => cluster::describe_error(&error),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        tracing::debug!(reason, "a dry run that asks for the policy of the selector key failed");
     }
 
     fn set_key_policy(&self, in_force: bool) {

@@ -60,18 +60,18 @@ impl InterceptionWriter {
         self.write_key(seen, Some(&value), &operations).await
     }
 
-    /// Takes over what was written, then restores the selector's field managers.
+    /// Takes over what was written, then restores the selector's field managers; the Service as that leaves it.
     pub(super) async fn observe_written_selector(
         &self,
         api: &Api<core::Service>,
         written: core::Service,
         owners: &Owners,
-    ) {
+    ) -> ServiceSnapshot {
         self.observe_service(written.clone());
         let there = written.spec.as_ref().is_some_and(|spec| spec.selector.is_some());
         let nobody = Owners::default();
         let owners = if there { owners } else { &nobody };
-        self.observe_service(owners.restore(&self.cluster, api, written, SELECTOR).await);
+        self.observe_service(owners.restore(&self.cluster, api, written, SELECTOR).await)
     }
 
     /// Restores the managers of a Service's selector, where the daemon that wrote it last ended before that.
@@ -93,7 +93,9 @@ impl InterceptionWriter {
             Ok(read) if read.metadata.uid.as_ref() != Some(&service.meta.uid) => {
                 return Err(ScaleError::Conflict);
             }
-            Ok(read) => self.observe_written_selector(&api, read, &self.selector_owners(service)).await,
+            Ok(read) => {
+                self.observe_written_selector(&api, read, &self.selector_owners(service)).await;
+            }
             Err(error) if cluster::is_missing(&error) => {}
             Err(error) => return Err(cluster::write_error(&error, &doing, false)),
         }

@@ -23,7 +23,7 @@ const MAX_CONCURRENT: usize = 16;
 enum SyncAction {
     /// Its slices do not name the present DLXs, or its selector's field managers are not restored.
     Repair,
-    /// It belongs to no managed workload.
+    /// It selects the pods of no managed workload, or no pods any more.
     Restore,
 }
 
@@ -49,9 +49,15 @@ impl InterceptionWriter {
             Some(work)
         });
         let Some(work) = work else { return Ok(()) };
+        let synced = self.sync_services(work, dlxs).await;
         if !restores_all {
             self.check_key_policy().await;
         }
+        synced?;
+        if restores_all { self.ensure_no_port_is_held().await } else { Ok(()) }
+    }
+
+    async fn sync_services(&self, work: BTreeMap<ObjectName, SyncAction>, dlxs: &[Dlx]) -> Result<()> {
         let all = work.into_iter().map(|(name, what)| async move {
             let done = self.sync_service(&name, what, dlxs).await;
             done.map_err(|error| format!("{}/{}: {error}", name.0, name.1)).err()
@@ -60,7 +66,6 @@ impl InterceptionWriter {
             stream::iter(all).buffer_unordered(MAX_CONCURRENT).filter_map(std::future::ready).collect().await;
         failed.extend(self.prune_ports().await.err().map(|error| error.to_string()));
         match failed.first() {
-            None if restores_all => self.ensure_no_port_is_held().await,
             None => Ok(()),
             Some(first) => Err(anyhow!("{} Services are not in sync; the first: {first}", failed.len())),
         }
@@ -102,7 +107,7 @@ impl InterceptionWriter {
                 self.restore_selector_owners(&service.service).await
             }
             SyncAction::Restore => {
-                tracing::info!(service = %name.1, namespace = %name.0, "restoring a Service without a workload");
+                tracing::info!(service = %name.1, namespace = %name.0, "restoring a Service that selects no managed workload");
                 // What a newer version wrote is found before anything is touched.
                 let slices = self.read_slices(name).await?;
                 self.clear_service(service, slices).await
@@ -122,7 +127,7 @@ fn pending_actions(state: &State, dlxs: &[Dlx]) -> BTreeMap<ObjectName, SyncActi
         if ours.is_empty() && !service.intercepted {
             return None;
         }
-        let listed = state.workloads_of(service).iter().any(|id| state.is_listed(id));
+        let listed = !service.external && state.workloads_of(service).iter().any(|id| state.is_listed(id));
         if !listed {
             return Some(SyncAction::Restore);
         }
