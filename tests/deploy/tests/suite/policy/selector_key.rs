@@ -70,11 +70,15 @@ async fn the_autoscaler_has_the_key_written_and_others_cannot_remove_it() {
     let keyed = patch(&scaler, "scaler-intercept.00c0ffee00c0ffee", test.clone()).await;
     assert_eq!(key(&keyed), Some("00c0ffee00c0ffee"));
     assert_eq!(services.refuses(&before, &keyed), None, "what the other policy allows the autoscaler");
-    let kept = patch(&admin, "kubectl", remove.clone()).await;
-    assert_eq!(key(&kept), key(&keyed));
+    let write = |value: &str| json!([{"op": "add", "path": "/spec/selector/scaler.dev~1intercepted", "value": value}]);
+    for other in [remove.clone(), write("1")] {
+        assert_eq!(key(&patch(&admin, "kubectl", other).await), key(&keyed));
+    }
     // By its own patch, as an earlier version does it; and by the policy, whoever restores.
     let without = patch(&scaler, "scaler-autoscaler", remove).await;
     assert_eq!(key(&without), None);
+    // A manifest that was exported while the Service was intercepted.
+    assert_eq!(key(&patch(&admin, "kubectl", write("1")).await), None);
     for client in [&scaler, &admin] {
         assert_eq!(key(&patch(&scaler, "scaler-intercept.1", test.clone()).await), Some("1"));
         let restored = patch(client, "scaler-restore", test.clone()).await;
