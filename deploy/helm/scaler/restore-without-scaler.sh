@@ -12,8 +12,8 @@
 # their selector, EndpointSlices managed by scaler.dev, the admission policy that keeps the key (label scaler.dev/policy: selector-key). A
 # workload at 0 replicas is scaled only if its record says that Scaler put it there; each one that it leaves at 0 has a line. While Scaler runs use `autoscaler restore` instead: this would work against it.
 #
-# What it writes belongs to kubectl afterwards: the next server-side apply of a workload's replicas, or of a Service's selector, needs
-# --force-conflicts.
+# What it writes belongs to kubectl afterwards, a Service's selector to the field manager scaler-restore: the next server-side apply of a
+# workload's replicas, or of a Service's selector, needs --force-conflicts.
 set -eu
 
 case "${1-}" in
@@ -48,12 +48,16 @@ if [ -n "$running" ]; then
     exit 1
 fi
 
-# While the policy is in force, a key that is removed comes back. Clusters before Kubernetes 1.36 have no such kind; another API that does
-# not answer makes this list fail, with what there is.
+# While the policy is in force, a key that is removed comes back, except by the field manager scaler-restore: so Services are restored below
+# whether it can be deleted or not. Clusters before Kubernetes 1.36 have no such kind; another API that does not answer makes this list fail,
+# with what there is.
 kinds=$(kubectl "$@" api-resources --api-group admissionregistration.k8s.io --output name) || :
 for kind in mutatingadmissionpolicybindings.admissionregistration.k8s.io mutatingadmissionpolicies.admissionregistration.k8s.io; do
     case $kinds in
-        *"$kind"*) kubectl "$@" delete "$kind" --selector scaler.dev/policy=selector-key --ignore-not-found ;;
+        *"$kind"*)
+            kubectl "$@" delete "$kind" --selector scaler.dev/policy=selector-key --ignore-not-found ||
+                echo "warning: not deleted, see above. Services are restored all the same; have someone who may do it run: kubectl delete $kind --selector scaler.dev/policy=selector-key" >&2
+            ;;
     esac
 done
 
@@ -96,18 +100,13 @@ done
 # From here on the Services' endpoints are their own pods again.
 template='{{range .items}}{{if .spec.selector}}{{if index .spec.selector "scaler.dev/intercepted"}}{{.metadata.namespace}} {{.metadata.name}}{{"\n"}}{{end}}{{end}}{{end}}'
 services=$(kubectl "$@" get services --all-namespaces --output "go-template=$template")
-# The policy may be in force for a second after it was deleted.
 key='go-template={{if .spec.selector}}{{with index .spec.selector "scaler.dev/intercepted"}}{{.}}{{end}}{{end}}'
 remove='[{"op": "remove", "path": "/spec/selector/scaler.dev~1intercepted"}]'
 while read -r namespace name; do
     [ -n "$namespace" ] || continue
-    attempts=0
-    until left=$(kubectl "$@" patch service "$name" --namespace "$namespace" --type json --patch "$remove" --output "$key" </dev/null || echo failed) &&
-        [ -z "$left" ]; do
-        attempts=$((attempts + 1))
-        [ "$left" != failed ] && [ "$attempts" -le 15 ] || break
-        sleep 1
-    done
+    # Where the patch failed, the Service may have been deleted, or its key removed, since it was listed.
+    left=$(kubectl "$@" patch service "$name" --namespace "$namespace" --type json --field-manager scaler-restore --patch "$remove" --output "$key" </dev/null) ||
+        left=$(kubectl "$@" get service "$name" --namespace "$namespace" --ignore-not-found --output "$key" </dev/null) || left=unknown
     if [ -z "$left" ]; then
         echo "service/$name in $namespace: restored"
     else

@@ -6,7 +6,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use devcluster::{Cluster, Filter, Options, User};
+use devcluster::{Cluster, Filter, Options, Refusal, User};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -51,16 +51,15 @@ impl Site {
     }
 
     fn script(&self, workloads: &str) -> Output {
+        self.script_command(workloads).output().unwrap()
+    }
+
+    fn script_command(&self, workloads: &str) -> Command {
         let script =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/helm/scaler/restore-without-scaler.sh");
         let mut command = self.command(Path::new("sh"));
+        command.env("WORKLOADS", workloads).arg(script).arg("--kubeconfig").arg(&self.kubeconfig);
         command
-            .env("WORKLOADS", workloads)
-            .arg(script)
-            .arg("--kubeconfig")
-            .arg(&self.kubeconfig)
-            .output()
-            .unwrap()
     }
 
     fn object(&self, resource: &str, name: &str) -> Value {
@@ -217,15 +216,12 @@ fn the_policy_of_the_selector_key_goes_before_the_key() {
     }
 }
 
-/// An API server keeps a policy in force for about a second after it was deleted. Here one without the label stands for it.
+/// Who runs it may have no right to delete policies. It removes the key as one whom the policy lets do it.
 #[test]
-fn a_key_that_comes_back_is_removed_again() {
+fn services_are_restored_where_the_policy_cannot_be_deleted() {
     let site = Site::start();
     let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/manifests/selector-key.yaml");
-    let policy = std::fs::read_to_string(policy).unwrap();
-    let policy = policy
-        .replace("values: [\"shop\"]", "values: [default]")
-        .replace("scaler.dev/policy", "example.com/policy");
+    let policy = std::fs::read_to_string(policy).unwrap().replace("values: [\"shop\"]", "values: [default]");
     site.kubectl(&["create", "--filename", "-"], &policy);
     let ports = json!({
         "apiVersion": "v1", "kind": "ConfigMap", "data": {"intercepted": "1"},
@@ -233,19 +229,51 @@ fn a_key_that_comes_back_is_removed_again() {
     });
     let scaler = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
     let keyed = json!({"app": "web", "scaler.dev/intercepted": "1"});
-    site.create(&[scaler, ports, service("web", Some(keyed.clone()))]);
-    std::thread::scope(|scope| {
-        let running = scope.spawn(|| site.script(""));
-        let patches = Filter::any().verb("patch").resource("services");
-        while site.cluster.requests().of(&patches) == 0 && !running.is_finished() {
-            std::thread::yield_now();
-        }
-        assert_eq!(site.object("service", "web")["spec"]["selector"], keyed);
-        site.kubectl(&["delete", "--filename", "-"], &policy);
-        let ended = running.join().unwrap();
-        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    site.create(&[scaler, ports, service("web", Some(keyed)), slice("web")]);
+    let kinds = ["mutatingadmissionpolicybindings", "mutatingadmissionpolicies"];
+    let _refused = kinds.map(|kind| {
+        let deletions = Filter::any().verb("delete,deletecollection").resource(kind);
+        site.cluster.faults().refuse(deletions, u32::MAX, Refusal::InternalError)
     });
+    let ended = site.script("");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success(), "{said}");
+    for kind in kinds {
+        assert!(said.contains(&format!("run: kubectl delete {kind}.admissionregistration.k8s.io")), "{said}");
+    }
     assert_eq!(site.object("service", "web")["spec"]["selector"], json!({"app": "web"}));
+    assert_eq!(site.kubectl(&OURS, ""), "");
+}
+
+/// Each patch of a Service is preceded by someone else's deletion of it, or of its key.
+#[test]
+fn what_others_restored_or_deleted_since_it_was_listed_is_no_failure() {
+    let site = Site::start();
+    let keyed = || Some(json!({"app": "web", "scaler.dev/intercepted": "1"}));
+    site.create(&["deleted", "restored", "kept"].map(|name| service(name, keyed())));
+    let others = r#"#!/bin/sh
+        PATH=${PATH#*:}
+        remove='[{"op": "remove", "path": "/spec/selector/scaler.dev~1intercepted"}]'
+        case "$*" in
+        *" patch service deleted "*) kubectl "$1" "$2" delete service deleted ;;
+        *" patch service restored "*) kubectl "$1" "$2" patch service restored --type json --patch "$remove" ;;
+        *" patch service kept "*) exit 1 ;;
+        esac >&2
+        exec kubectl "$@"
+    "#;
+    let kubectl = site.folder.path().join("kubectl");
+    std::fs::write(&kubectl, others).unwrap();
+    std::fs::set_permissions(&kubectl, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", site.folder.path().display(), std::env::var("PATH").unwrap());
+    let ended = site.script_command("").env("PATH", path).output().unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&ended.stdout);
+    for name in ["deleted", "restored"] {
+        assert!(said.contains(&format!("service/{name} in default: restored")), "{said}");
+    }
+    let failures = String::from_utf8_lossy(&ended.stderr);
+    let left: Vec<_> = failures.lines().filter(|line| line.contains("is still in its selector")).collect();
+    assert_eq!(left, ["service/kept in default: the key scaler.dev/intercepted is still in its selector"]);
 }
 
 /// What stopped it is unknown: a person decides, and all else is restored.
