@@ -9,7 +9,7 @@ use daemon::{
 use scaler_types::Coordination;
 
 use super::{
-    output::{Format, print, print_json},
+    output::{Format, print, print_json, warn},
     plugins_folder,
     temporary_folder::TemporaryFolder,
 };
@@ -26,7 +26,7 @@ pub(crate) struct Check {
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 
-    /// The folder of the plugins. Without it: `plugins` in the current folder, else beside this program
+    /// The folder of the plugins. Without it: `plugins` in the current folder, else beside this program or its folder
     #[arg(long, value_name = "DIR")]
     plugins_dir: Option<PathBuf>,
 
@@ -48,10 +48,16 @@ pub(crate) struct Check {
 impl Check {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let folder = plugins_folder::find(self.plugins_dir.as_deref());
-        let plugins = match folder.is_dir() {
-            true => plugins_folder::load(Some(&folder))?.plugins,
-            false => Vec::new(),
+        let (plugins, rejected) = match folder.is_dir() {
+            true => {
+                let found = plugins_folder::load(Some(&folder))?;
+                (found.plugins, found.rejected)
+            }
+            false => Default::default(),
         };
+        for plugin in &rejected {
+            warn(&plugin.to_string());
+        }
         let state = TemporaryFolder::new()?;
         let context = CheckContext {
             plugins: &plugins,
@@ -69,6 +75,9 @@ impl Check {
         match (wrong, all.len()) {
             (0, 1..) if self.strict && warned > 0 => {
                 Err(Misconfigured(format!("--strict: {warned} of {} files have warnings", all.len())).into())
+            }
+            (0, 1..) if self.strict && !rejected.is_empty() => {
+                Err(Misconfigured(format!("--strict: {} plugins were rejected", rejected.len())).into())
             }
             (0, 1..) => Ok(()),
             (0, 0) => Err(Misconfigured("no namespace file found (*.yaml, *.yml)".to_owned()).into()),

@@ -17,7 +17,7 @@ use super::{
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_long_help = "Example:\n  autoscaler plugins --plugins-dir plugins")]
 pub(crate) struct PluginsCommand {
-    /// The folder of the plugins. Without it: `plugins` in the current folder, else beside this program
+    /// The folder of the plugins. Without it: `plugins` in the current folder, else beside this program or its folder
     #[arg(long, value_name = "DIR")]
     plugins_dir: Option<PathBuf>,
 

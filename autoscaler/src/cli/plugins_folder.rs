@@ -18,13 +18,14 @@ pub(super) struct PluginsFolder {
 /// The name of the folder in the current folder, and beside the program.
 const NAME: &str = "plugins";
 
-/// The folder that the user wants; else `plugins` here, else beside this program, else this program's own folder.
+/// The folder that the user wants; else `plugins` here, else beside this program, else this program's own folder, else beside that.
 pub(super) fn find(wanted: Option<&Path>) -> PathBuf {
     if let Some(folder) = wanted {
         return folder.to_owned();
     }
     let own = env::current_exe().ok().and_then(|program| program.parent().map(Path::to_owned));
-    let beside = own.iter().flat_map(|own| [own.join(NAME), own.clone()]);
+    let above = own.as_deref().and_then(Path::parent).map(|above| above.join(NAME));
+    let beside = own.iter().flat_map(|own| [own.join(NAME), own.clone()]).chain(above);
     let mut folders = std::iter::once(PathBuf::from(NAME)).chain(beside);
     folders.find(|folder| has_plugins(folder)).unwrap_or_else(|| NAME.into())
 }

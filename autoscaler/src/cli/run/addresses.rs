@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use daemon::listen::InheritedSockets;
+use daemon::{exit::Misconfigured, listen::InheritedSockets};
 use serde_json::Value;
 
 use super::daemons::DaemonSockets;
@@ -33,6 +33,8 @@ pub(super) struct Addresses {
     requests: SocketAddr,
     dlx: SocketAddr,
     autoscaler: SocketAddr,
+    /// The user chose that for requests.
+    chosen: bool,
 }
 
 /// The daemons' default ports.
@@ -48,6 +50,14 @@ impl Sockets {
     /// `wanted`: the address for requests that the user wants. `reserved`: the resources' own ports.
     pub(super) fn bind(wanted: Option<SocketAddr>, reserved: &BTreeSet<u16>) -> anyhow::Result<Self> {
         let [requests, dlx, autoscaler] = DEFAULTS;
+        if let Some(address) = wanted.filter(|address| reserved.contains(&address.port())) {
+            return Err(Misconfigured(format!(
+                "--listen-address {address}: port {} is a resource's own in the files",
+                address.port()
+            ))
+            .into());
+        }
+        let chosen = wanted.is_some();
         let requests = match wanted {
             Some(address) => InheritedSockets::default().bind(address).with_context(|| {
                 format!("--listen-address {address}: choose another, or stop what has it")
@@ -59,6 +69,7 @@ impl Sockets {
             requests: requests.local_addr()?,
             dlx: dlx.local_addr()?,
             autoscaler: autoscaler.local_addr()?,
+            chosen,
         };
         Ok(Self { requests, dlx, autoscaler, addresses })
     }
@@ -66,7 +77,7 @@ impl Sockets {
     /// Those of the DLX, and those of the autoscaler.
     pub(super) fn split(self) -> (DaemonSockets, DaemonSockets) {
         let flag = |name: &str, address: SocketAddr| format!("--{name}={address}").into();
-        let Addresses { requests, dlx, autoscaler } = self.addresses;
+        let Addresses { requests, dlx, autoscaler, .. } = self.addresses;
         let of_dlx = DaemonSockets {
             listeners: vec![self.requests, self.dlx],
             flags: vec![flag("listen-address", requests), flag("admin-address", dlx)],
@@ -118,10 +129,11 @@ impl Addresses {
             let other = address.port() != default && address.ip() == Ipv4Addr::LOCALHOST;
             if other { format!("  (not {default}, which is taken)") } else { String::new() }
         };
+        let [requests, dlx, autoscaler] = DEFAULTS;
+        let requests = if self.chosen { self.requests.port() } else { requests };
         let line = |name: &str, address: SocketAddr, default: u16| {
             vec![name.to_owned(), format!("http://{}{}", reachable(address), taken(address, default))]
         };
-        let [requests, dlx, autoscaler] = DEFAULTS;
         let mut out = table(&[
             line("requests", self.requests, requests),
             line("admin port of the DLX", self.dlx, dlx),
@@ -181,7 +193,7 @@ mod tests {
     #[test]
     fn what_a_person_reads() {
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let addresses = Addresses { requests: at(8090), dlx: at(8091), autoscaler: at(8093) };
+        let addresses = Addresses { requests: at(8090), dlx: at(8091), autoscaler: at(8093), chosen: false };
         let resources = [
             json!({"namespace": "demo", "name": "web", "hosts": ["web.localhost", "shop.example"], "ports": []}),
             json!({"namespace": "demo", "name": "store", "hosts": [],

@@ -98,6 +98,16 @@ impl DaemonProcess {
         let _ = pid.map(|pid| kill_process(pid, Signal::TERM));
     }
 
+    /// Sends SIGTERM, or kills it.
+    pub(super) fn end(&mut self, kill: bool) {
+        if kill {
+            // An error: it has ended meanwhile.
+            let _ = self.child.start_kill();
+        } else {
+            self.terminate();
+        }
+    }
+
     /// Waits until it ends by itself, and returns what to say of it.
     pub(super) async fn ended(&mut self) -> anyhow::Error {
         let status = self.wait().await;

@@ -34,9 +34,9 @@ use super::{
 /// plugins it loads those that the files configure; state is kept outside of the current folder; the admin ports are open to
 /// this host alone. Changes of the files take effect at once.
 ///
-/// Ctrl-C, SIGTERM and SIGHUP stop the DLX once its requests are answered, then the autoscaler, and then scale the awake
-/// resources to zero; a second one does not wait for requests. If one daemon ends by itself, the other is stopped, too. If this command is
-/// killed, both daemons stop; awake resources stay awake until the next run with the same files. Exit status 78 if a file is
+/// Ctrl-C, SIGTERM and SIGHUP stop the DLX once its requests are answered, after 10 s at most, then the autoscaler, and then scale
+/// the awake resources to zero. A second one does not wait for requests, a third kills the daemons. If one daemon ends by itself,
+/// the other is stopped, too. If this command is killed, both daemons stop; awake resources stay awake until the next run with the same files. Exit status 78 if a file is
 /// invalid.
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_long_help = "Example:\n  autoscaler run demo.yaml")]
@@ -45,7 +45,7 @@ pub(crate) struct RunCommand {
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 
-    /// The folder of the plugins. Without it: `plugins` in the current folder, else beside this program
+    /// The folder of the plugins. Without it: `plugins` in the current folder, else beside this program or its folder
     #[arg(long, value_name = "DIR")]
     plugins_dir: Option<PathBuf>,
 
@@ -94,9 +94,11 @@ impl RunCommand {
         }
         let failed = daemons.stop(&mut signals).await;
         tokio::select! {
-            () = services::scale_to_zero(&common) => {}
+            all = services::scale_to_zero(&common) => if !all && ended.is_none() {
+                bail!("not everything was scaled to zero: the next run with the state in {} takes it over", state.path().display())
+            },
             () = signals.next() => bail!(
-                "stopped before everything was scaled to zero: awake resources keep running until the next run with the state in {}",
+                "stopped before everything was scaled to zero: awake resources may keep running until the next run with the state in {}",
                 state.path().display()
             ),
         }
@@ -168,9 +170,9 @@ impl Daemons {
         }
     }
 
-    /// Stops one after the other; returns those that do not end well.
+    /// Stops one after the other; returns those that do not end well. A second signal has them drop their requests, a third kills them.
     async fn stop(&mut self, signals: &mut StopSignals) -> Vec<anyhow::Error> {
-        let mut failed = Vec::new();
+        let (mut failed, mut more) = (Vec::new(), 0);
         for number in 0..self.0.len() {
             self.0[number].terminate();
             loop {
@@ -179,7 +181,10 @@ impl Daemons {
                         failed.extend(ended.err());
                         break;
                     }
-                    () = signals.next() => self.0.iter().for_each(DaemonProcess::terminate),
+                    () = signals.next() => {
+                        more += 1;
+                        self.0.iter_mut().for_each(|daemon| daemon.end(more > 1));
+                    }
                 }
             }
         }

@@ -18,17 +18,24 @@ pub(super) fn link(
     kinds: &BTreeSet<&String>,
     state: &StateFolder,
 ) -> anyhow::Result<PathBuf> {
-    let folder = state.path().join("plugins");
+    let folder = state.path().join("run-plugins");
     let links = link_into(plugins.iter().filter(|plugin| kinds.contains(&plugin.kind().to_owned())), &folder);
     links.with_context(|| format!("linking the plugins into {}", folder.display()))?;
     Ok(folder)
 }
 
 fn link_into<'a>(plugins: impl Iterator<Item = &'a Plugin>, folder: &Path) -> anyhow::Result<()> {
-    if folder.exists() {
-        fs::remove_dir_all(folder)?;
+    fs::create_dir_all(folder)?;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        // Only links are from here: anything else is the user's.
+        anyhow::ensure!(
+            entry.file_type()?.is_symlink(),
+            "{} is not one of its links: remove it, or choose another --state-dir",
+            entry.path().display()
+        );
+        fs::remove_file(entry.path())?;
     }
-    fs::create_dir(folder)?;
     for plugin in plugins {
         let Some(from) = plugin.path().parent() else { continue };
         for entry in fs::read_dir(from)? {
@@ -45,4 +52,23 @@ fn link_into<'a>(plugins: impl Iterator<Item = &'a Plugin>, folder: &Path) -> an
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_links_are_replaced() {
+        let state = tempfile::tempdir().unwrap();
+        let folder = state.path().join("run-plugins");
+        fs::create_dir(&folder).unwrap();
+        symlink("/nowhere/process.so", folder.join("process.so")).unwrap();
+        link_into([].iter(), &folder).unwrap();
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+        fs::write(folder.join("mine"), "").unwrap();
+        let error = link_into([].iter(), &folder).unwrap_err().to_string();
+        assert!(error.contains("run-plugins/mine is not one of its links"), "{error}");
+        assert!(folder.join("mine").exists());
+    }
 }

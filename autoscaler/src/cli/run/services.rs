@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cli::output::{print, warn},
+    cli::output::{print, progress, warn},
     plugin::protocol_seen,
 };
 
@@ -27,12 +27,16 @@ struct DaemonFlags {
 /// How long one may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Scales everything to zero that the daemons with these flags left awake. No DLX runs any more, so nothing is in flight.
-pub(super) async fn scale_to_zero(common: &[OsString]) {
+/// Scales everything to zero that the daemons with these flags left awake; whether nothing keeps running. No DLX runs any more, so
+/// nothing is in flight.
+pub(super) async fn scale_to_zero(common: &[OsString]) -> bool {
     let flags = std::iter::once("autoscaler".into()).chain(common.iter().cloned());
     let flags = match DaemonFlags::try_parse_from(flags) {
         Ok(flags) => flags.common,
-        Err(error) => return warn(&format!("nothing was scaled to zero: {error}")),
+        Err(error) => {
+            warn(&format!("nothing was scaled to zero: {error}"));
+            return false;
+        }
     };
     let begin = PluginManager::start_whole(
         &flags,
@@ -42,14 +46,18 @@ pub(super) async fn scale_to_zero(common: &[OsString]) {
     );
     let plugins = match begin.await {
         Ok((plugins, _)) => plugins,
-        Err(error) => return warn(&format!("awake resources keep running: {error:#}")),
+        Err(error) => {
+            warn(&format!("awake resources keep running: {error:#}"));
+            return false;
+        }
     };
-    let mut scales = JoinSet::new();
+    let (mut scales, mut all) = (JoinSet::new(), true);
     for served in plugins.served().borrow().iter() {
         let plugin = served.instance.clone();
         match plugin.get_resources().await {
             Ok(listed) => {
                 for resource in listed.readable.into_iter().filter(|resource| resource.replicas > 0) {
+                    progress(&format!("stopping {} ...", resource.id));
                     let plugin = plugin.clone();
                     scales.spawn(async move {
                         let scaled = scale_one(&*plugin, &resource).await;
@@ -57,15 +65,24 @@ pub(super) async fn scale_to_zero(common: &[OsString]) {
                     });
                 }
             }
-            Err(error) => warn(&format!("plugin {}: awake resources keep running: {error}", plugin.kind())),
+            Err(error) => {
+                all = false;
+                warn(&format!("plugin {}: awake resources keep running: {error}", plugin.kind()));
+            }
         }
     }
     let mut scaled: Vec<ResourceId> = Vec::new();
     while let Some(done) = scales.join_next().await {
         match done {
             Ok((id, Ok(()))) => scaled.push(id),
-            Ok((id, Err(why))) => warn(&format!("{id} keeps running: {why}")),
-            Err(error) => warn(&format!("a resource keeps running: {error}")),
+            Ok((id, Err(why))) => {
+                all = false;
+                warn(&format!("{id} keeps running: {why}"));
+            }
+            Err(error) => {
+                all = false;
+                warn(&format!("a resource keeps running: {error}"));
+            }
         }
     }
     plugins.stop().await;
@@ -76,6 +93,7 @@ pub(super) async fn scale_to_zero(common: &[OsString]) {
         1..=10 => print(&format!("scaled to zero: {names}\n")),
         count => print(&format!("scaled to zero: {count} resources\n")),
     }
+    all
 }
 
 async fn scale_one(plugin: &dyn RunningPlugin, resource: &Resource) -> Result<(), String> {

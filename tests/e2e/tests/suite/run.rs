@@ -240,3 +240,20 @@ async fn what_cannot_run_is_refused_with_what_to_do() {
     }
     site.nothing_runs().await;
 }
+
+/// The folders of a release: `bin` and `plugins`.
+#[tokio::test]
+async fn the_plugins_beside_the_programs_folder_are_found() {
+    let site = configured("run-release-");
+    let program = site.folder().join("bin/autoscaler");
+    let elsewhere = site.folder().join("elsewhere");
+    fs::create_dir(site.folder().join("bin")).unwrap();
+    fs::create_dir(&elsewhere).unwrap();
+    let built = binaries::folder().join("autoscaler");
+    fs::hard_link(&built, &program).or_else(|_| fs::copy(&built, &program).map(drop)).unwrap();
+    let mut plugins = Command::new(program);
+    plugins.arg("plugins").current_dir(elsewhere);
+    let output = tokio::task::spawn_blocking(move || plugins.output()).await.unwrap().unwrap();
+    let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains("process"), "{out}{error}");
+}
