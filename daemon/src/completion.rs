@@ -4,6 +4,8 @@ use std::io::{self, Write as _};
 
 use clap_complete::Shell;
 
+use crate::exit;
+
 /// Prints a script with which your shell completes flags and commands
 ///
 /// Load it in the file that your shell reads when it starts, or save it where the shell looks for completions.
@@ -23,7 +25,11 @@ impl Completion {
         let name = program.get_name().to_owned();
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut program, name, &mut script);
-        // A closed pipe is not an error.
-        drop(io::stdout().write_all(&script));
+        if let Err(error) = io::stdout().write_all(&script)
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            drop(writeln!(io::stderr(), "error: writing to standard output: {error}"));
+            exit::end_with(1);
+        }
     }
 }

@@ -16,7 +16,7 @@ use crate::http::{Http, Roots, excerpt, roots_for};
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct AutoscalerOptions {
     /// The autoscaler's admin address
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8092", value_parser = daemon::listen::parse_address)]
+    #[arg(long, value_name = "ADDRESS", default_value_t = DEFAULT_ADDRESS, value_parser = daemon::listen::parse_address)]
     pub(crate) admin_address: SocketAddr,
 
     /// The same as a URL, for one behind a proxy or a port-forward (http or https)
@@ -42,11 +42,20 @@ pub(crate) struct AdminClient {
 /// How long a daemon may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest answer that is read: ten thousand resources take some 10 MB.
+/// The autoscaler's admin address by default.
+const DEFAULT_ADDRESS: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8092);
+
 const MAX_ANSWER_BYTES: usize = 256 << 20;
 
 // === impl AutoscalerOptions ===
 
 impl AutoscalerOptions {
+    /// Whether the user named an autoscaler other than the one at the default address.
+    pub(crate) fn names_autoscaler(&self) -> bool {
+        self.url.is_some() || self.admin_address != DEFAULT_ADDRESS
+    }
+
     /// The autoscaler's port.
     pub(crate) fn autoscaler_client(&self) -> anyhow::Result<AdminClient> {
         match &self.url {

@@ -61,7 +61,12 @@ async fn unknown_resource_error(client: &AdminClient, id: &ResourceId) -> anyhow
 
 /// Fails where this autoscaler does not lead: then it decides nothing.
 pub(super) async fn require_leader(client: &AdminClient) -> anyhow::Result<Value> {
-    let leader = client.get("/api/v1/leader").await?.unwrap_or_default();
+    let Some(leader) = client.get("/api/v1/leader").await? else {
+        bail!(
+            "{} is not the admin port of an autoscaler: it knows no /api/v1/leader; by default an autoscaler's is 8092, a DLX's 8091",
+            client.url()
+        );
+    };
     if leader["is_leader"] == true {
         return Ok(leader);
     }

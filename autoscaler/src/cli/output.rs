@@ -1,7 +1,11 @@
 //! The commands' output and its formats.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::{
+    borrow::Cow,
+    io::{self, IsTerminal as _, Write as _},
+};
 
+use daemon::exit;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -14,10 +18,24 @@ pub(crate) enum Format {
     Json,
 }
 
-/// Prints to standard output. A closed pipe is not an error.
+/// Prints to standard output, control characters escaped: a service's output must not change the terminal. A closed pipe is not an
+/// error; any other ends the program with status 1.
 pub(crate) fn print(text: &str) {
     let mut out = io::stdout().lock();
-    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+    if let Err(error) = out.write_all(printable(text).as_bytes()).and_then(|()| out.flush())
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        drop(writeln!(io::stderr(), "error: writing to standard output: {error}"));
+        exit::end_with(1);
+    }
+}
+
+fn printable(text: &str) -> Cow<'_, str> {
+    let is_control = |c: char| c.is_control() && c != '\n';
+    if !text.contains(is_control) {
+        return text.into();
+    }
+    text.chars().flat_map(|c| if is_control(c) { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
 /// Prints indented JSON.

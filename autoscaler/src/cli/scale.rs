@@ -125,7 +125,7 @@ impl Wake {
                 Err(error) => failed.push(format!("{error:#}")),
             }
         }
-        bail!("no DLX could be asked to wake {}: {}", target.resource, failed.join("; "))
+        bail!("{} is not awake: {}", target.resource, failed.join("; "))
     }
 
     /// The DLXs to ask, one after the other until one answers.
@@ -136,6 +136,10 @@ impl Wake {
         }
         let known = match options.autoscaler_client()?.get("/api/v1/leader").await {
             Ok(leader) => leader.unwrap_or_default(),
+            // A DLX at the default address would be another installation's.
+            Err(error) if options.names_autoscaler() => {
+                return Err(error.context("to ask a DLX without an autoscaler, name it with --dlx-address"));
+            }
             Err(error) => {
                 progress(&format!("{error:#}"));
                 Value::Null
@@ -161,7 +165,8 @@ async fn request_wake(
     end: Instant,
 ) -> anyhow::Result<(StatusCode, Value)> {
     loop {
-        let timeout = end.saturating_duration_since(Instant::now());
+        // Longer than the wait here, whose end says more.
+        let timeout = end.saturating_duration_since(Instant::now()) + Duration::from_secs(1);
         let response = timeout_at(end, client.post("/api/v1/wake", &target.body(), timeout)).await;
         let Ok(response) = response else {
             bail!("no answer within {}: the wake continues", duration::short(target.timeout));

@@ -48,6 +48,11 @@ async fn explain_wake_and_sleep_work_on_running_daemons() {
     let (status, out, error) = run(&["wake", "demo/hello", &here]).await;
     assert_eq!(status, Some(0), "{out}{error}");
     assert!(out.starts_with("demo/hello is awake"), "{out}");
+    // Not by a DLX that the user did not name.
+    let (status, out, error) = run(&["wake", "demo/hello", "--admin-address=127.0.0.1:1"]).await;
+    assert!(status == Some(1) && error.contains("name it with --dlx-address"), "{out}{error}");
+    let (status, out, error) = run(&["list", &at(dlx.admin())]).await;
+    assert!(status == Some(1) && error.contains("is not the admin port of an autoscaler"), "{out}{error}");
     let response = once(site.front(), &get("hello.localhost", "/", "1")).await.expect("an answer");
     assert_eq!(response.status, 200);
 
