@@ -43,7 +43,7 @@ pub struct Run {
     pub shim_pid: i32,
     /// The port it was started for; the configuration may say another by now.
     pub port: u16,
-    /// Ready when GET of this answers 2xx.
+    /// Ready when GET of this answers 2xx or 3xx.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_path: Option<String>,
     /// Where in the log it begins.
