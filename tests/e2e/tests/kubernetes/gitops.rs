@@ -69,7 +69,11 @@ async fn open(policy: bool) -> (Shop, Workload) {
             shop.create(&serde_json::to_value(object).expect("an object")).await;
         }
     }
-    let web = Workload::new(&shop, "web").annotation("intercept", "always");
+    let mut web = Workload::new(&shop, "web").annotation("intercept", "always");
+    if !policy {
+        // It stays awake: the Service of one that is asleep is restored only when it wakes.
+        web = web.annotation("scale-to-zero", "10m");
+    }
     apply(&services(&shop), &web.service(), 0, false).await;
     shop.create(&web.object()).await;
     shop.listed(&web).await;
