@@ -169,7 +169,8 @@ fn a_thousand_applies_never_remove_the_key_and_never_conflict() {
         let of = |service: &Service| (key(service), service.metadata.annotations.clone());
         assert!(applied.windows(2).all(|two| of(&two[0]) != of(&two[1])), "{keys:?}");
         let distinct: std::collections::BTreeSet<_> = keys.into_iter().flatten().collect();
-        assert!(distinct.len() >= 3, "the key of two commits, and the first: {distinct:?}");
+        // The first may have been written over by a commit before the first state that was seen.
+        assert!(distinct.len() >= 2, "the keys of two commits: {distinct:?}");
         println!(
             "{} applies, {} states, {} keys",
             count.load(Ordering::Relaxed),
