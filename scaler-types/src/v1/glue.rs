@@ -143,7 +143,7 @@ fn configured_context<S: ResourceScaler>(request: &[u8]) -> Result<PluginContext
 }
 
 extern "C" fn create<S: ResourceScaler>(host: Host, context: RVec<u8>) -> Call<BoxScaler> {
-    // Before there is a runtime: a plugin that nobody configures has no threads.
+    // Before there is a runtime: a plugin that no file configures has no threads.
     let context = match configured_context::<S>(&context) {
         Ok(context) => context,
         Err(why) => return std::future::ready(RErr(fault(why))).into_ffi(),

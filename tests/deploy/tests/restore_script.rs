@@ -178,7 +178,7 @@ fn what_carries_the_marks_is_restored_and_nothing_else_is_touched() {
     assert_eq!(site.kubectl(&OURS, ""), "");
 }
 
-/// While the policy is in force, whoever removes the key has it put back. It goes first, whether Scaler's namespace is there or not.
+/// While the policy is in force, it puts back a key that another writer removed. It is deleted first, whether Scaler's namespace is there or not.
 #[test]
 fn the_policy_of_the_selector_key_goes_before_the_key() {
     for namespace_deleted in [true, false] {

@@ -54,7 +54,7 @@ impl KeyPolicy {
         match self.in_force {
             None => "",
             Some(true) => {
-                "a MutatingAdmissionPolicy keeps Scaler's key in the Services' selectors, whoever writes them"
+                "a MutatingAdmissionPolicy keeps Scaler's key in the Services' selectors, also when another tool applies them"
             }
             Some(false) => {
                 "the autoscaler adds Scaler's key to a Service's selector again after each server-side apply: no \

@@ -150,7 +150,7 @@ mod tests {
             // Somebody has taken it meanwhile.
             (vec![whole.clone()], vec![rest.clone(), scale.clone()], None),
             (vec![whole.clone()], vec![whole.clone()], None),
-            // What the API server adds by default at a write of Scaler's is nobody's.
+            // The defaults that the API server adds at a write of Scaler's have no owner.
             (vec![whole.clone()], vec![whole.clone(), added, removed], Some(vec![whole.clone()])),
         ] {
             let restored = Owners::of_field(&meta(&before), field).restored_list(&meta(&after), field);

@@ -1,4 +1,4 @@
-//! MutatingAdmissionPolicies: a key that one keeps in a Service's selector, whoever writes the Service.
+//! MutatingAdmissionPolicies: a key that one keeps in a Service's selector at each user's writes.
 
 use http::Method;
 use serde_json::{Value, json};

@@ -74,7 +74,7 @@ async fn the_autoscaler_has_the_key_written_and_others_cannot_remove_it() {
     for other in [remove.clone(), write("1")] {
         assert_eq!(key(&patch(&admin, "kubectl", other).await), key(&keyed));
     }
-    // By its own patch, as an earlier version does it; and by the policy, whoever restores.
+    // By its own patch, as an earlier version does it; and by the policy, for any user.
     let without = patch(&scaler, "scaler-autoscaler", remove).await;
     assert_eq!(key(&without), None);
     // A manifest that was exported while the Service was intercepted.
