@@ -4,7 +4,7 @@ use std::{fmt, marker::PhantomData, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::{
     Deserialize, Deserializer, Serialize,
-    de::{DeserializeOwned, DeserializeSeed, IgnoredAny, MapAccess, Visitor},
+    de::{self, DeserializeOwned, DeserializeSeed, IgnoredAny, MapAccess, Visitor},
 };
 
 use crate::{ScaleResource, ServicePorts, duration, yaml};
@@ -115,9 +115,10 @@ impl Role {
 // === impl PluginContext ===
 
 impl PluginContext {
-    /// Whether the namespace file has `plugins.<kind>`. A file that cannot be read counts as one that has: reading it reports why.
+    /// Whether the namespace file has `plugins.<kind>`: reads the file up to there. A file that cannot be read counts as one
+    /// that has: reading it reports why.
     pub fn has_section(&self) -> bool {
-        !matches!(self.section::<IgnoredAny>(), Ok(None))
+        !matches!(self.section::<Found>(), Ok(None))
     }
 
     /// The plugin's own configuration in the namespace file, `plugins.<kind>`; `None` where there is none.
@@ -153,6 +154,15 @@ struct Section<'a, T> {
 enum Depth {
     File,
     Plugins,
+}
+
+/// A value that is there, which ends the reading: as an error.
+struct Found;
+
+impl<'de> Deserialize<'de> for Found {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Err(de::Error::custom("found"))
+    }
 }
 
 impl<'de, T: DeserializeOwned> DeserializeSeed<'de> for Section<'_, T> {

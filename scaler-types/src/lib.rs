@@ -144,6 +144,7 @@
 
 pub mod backoff;
 mod changes;
+mod child;
 mod context;
 pub mod duration;
 mod event;
@@ -163,6 +164,7 @@ pub mod v1;
 pub mod yaml;
 
 pub use changes::Changes;
+pub use child::kill_with_parent;
 pub use context::{Coordination, PluginContext, ResourceScalerConfig, Role};
 pub use event::{EventReason, ResourceEvent, Severity};
 pub use id::ResourceId;

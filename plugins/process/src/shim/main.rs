@@ -31,7 +31,6 @@ fn main() -> ExitCode {
     let mut words = env::args_os().skip(1);
     let result = match (words.next().as_ref().and_then(|word| word.to_str()), words.collect::<Vec<_>>()) {
         (Some("run"), words) if words.len() >= 4 && words[2] == "--" => keep(&words),
-        (Some("exec"), words) if words.len() >= 3 && words[1] == "--" => command::take_its_place(&words),
         _ => Err("usage: process-shim run FOLDER RUN -- COMMAND...\nStarted by Scaler's process plugin, not manually.".into()),
     };
     match result {
@@ -75,7 +74,9 @@ fn keep(words: &[OsString]) -> Result<(), String> {
             let (status, asked) = group.wait();
             Exit { run, stop_requested: asked, reason: in_words(status) }
         }
-        Err(error) => Exit { run, stop_requested: false, reason: format!("could not be started: {error}") },
+        Err(error) => {
+            Exit { run, stop_requested: false, reason: format!("cannot start {:?}: {error}", words[3]) }
+        }
     };
     let temporary = folder.join("exit.json.tmp");
     let text = serde_json::to_vec(&exit).map_err(|error| format!("recording how it ended: {error}"))?;
