@@ -2,6 +2,11 @@
 
 use daemon::{exit, telemetry};
 use scaler_types::protocol::Rules;
+use tikv_jemallocator::Jemalloc;
+
+/// Unlike the C library's, it returns the memory of a burst of requests.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() {
     let mut flags: autoscaler::AutoscalerFlags = exit::parse_flags();

