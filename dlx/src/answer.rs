@@ -1,6 +1,9 @@
 //! Responses of the DLX's own: a status, and a JSON body with the reason.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -139,6 +142,27 @@ impl ErrorResponse {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+
+    /// As the bytes of an HTTP/1.1 response; without its body if it is `to_head`.
+    pub(crate) fn to_bytes(&self, to_head: bool) -> Vec<u8> {
+        let response = self.response();
+        let status = response.status();
+        let mut bytes =
+            format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or_default())
+                .into_bytes();
+        for (name, value) in response.headers() {
+            bytes.extend_from_slice(name.as_str().as_bytes());
+            bytes.extend_from_slice(b": ");
+            bytes.extend_from_slice(value.as_bytes());
+            bytes.extend_from_slice(b"\r\n");
+        }
+        let (date, length) = (httpdate::fmt_http_date(SystemTime::now()), response.body().len());
+        bytes.extend_from_slice(format!("date: {date}\r\ncontent-length: {length}\r\n\r\n").as_bytes());
+        if !to_head {
+            bytes.extend_from_slice(response.body());
+        }
+        bytes
     }
 }
 

@@ -21,6 +21,7 @@ mod client;
 mod clock;
 mod driver;
 mod error_code;
+mod fault;
 mod final_report;
 mod flags;
 mod forward;

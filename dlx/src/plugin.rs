@@ -38,6 +38,8 @@ pub(crate) struct PluginSource {
     answered: watch::Sender<(u64, bool)>,
     /// It has listed everything at least once.
     listed: AtomicBool,
+    /// It says what changed; others list everything each time.
+    tells_changes: AtomicBool,
 }
 
 // === impl PluginSource ===
@@ -54,6 +56,7 @@ impl PluginSource {
             requested: watch::Sender::new(0),
             answered: watch::Sender::new((0, false)),
             listed: AtomicBool::new(false),
+            tells_changes: AtomicBool::new(false),
         })
     }
 
@@ -87,6 +90,16 @@ impl PluginSource {
             self.listed.store(true, Ordering::Release);
         }
         self.answered.send_replace((until, succeeded));
+    }
+
+    /// Whether its last answer that was not requested said what changed; said by its watcher.
+    pub(crate) fn set_tells_changes(&self, tells: bool) {
+        self.tells_changes.store(tells, Ordering::Relaxed);
+    }
+
+    /// Whether a change is told soon without a list of everything.
+    pub(crate) fn tells_changes(&self) -> bool {
+        self.tells_changes.load(Ordering::Relaxed)
     }
 
     /// Whether it has listed everything at least once.

@@ -23,7 +23,7 @@ use crate::{
     final_report,
     flags::DlxFlags,
     identify::TrustedProxies,
-    listen::{Accepted, Listener, ListenerKind, ServiceListeners, Workers},
+    listen::{ListenerKind, ServiceListeners, Workers},
     stages::{DlxConfig, Stages},
     state::{HoldLimits, Rejection},
 };
@@ -140,6 +140,7 @@ async fn serve_as(
         max_connections,
         max_unread: flags.max_unread_bytes.try_into().unwrap_or(usize::MAX),
         timeouts: flags.timeouts(),
+        relay: true,
         signalled: shutdown.draining.clone(),
     }));
     let grace = shutdown.grace();
@@ -171,22 +172,22 @@ async fn serve_as(
     let cores = available_parallelism().map_or(1, Into::into);
     let workers = Workers::start(&dlx.server, cores).context("starting the proxy threads")?;
     let address = listener.local_addr()?;
-    let listener = Listener::new(listener).with_context(|| format!("accepting connections on {address}"))?;
     if let Some(service) = service {
         service.serve(&dlx.server, &workers).context("accepting connections on the service ports")?;
     }
+    workers
+        .listen(listener, dlx.server.draining.clone(), ListenerKind::Shared)
+        .with_context(|| format!("accepting connections on {address}"))?;
     tracing::info!(listen = %address, admin = %flags.admin_address, member = %dlx.member, threads = cores, "serving");
     tokio::spawn({
         let (ports, server, workers) = (dlx.ports.clone(), dlx.server.clone(), workers.clone());
         async move { ports.follow(server, workers, handed, address.ip()).await }
     });
     dlx.serving.store(true, Ordering::Relaxed);
-    let taken = |stream, peer, slot| {
-        workers.hand(Accepted { stream, peer, listener_kind: ListenerKind::Shared, slot })
-    };
-    listener.accept(dlx.server.draining.clone(), dlx.server.slots.clone(), taken).await;
 
     let signalled = stopping.await?;
+    // Nothing is open before it was accepted.
+    workers.wait_until_stopped().await;
     if drain(&dlx, signalled, grace).await {
         dlx.last_report
             .deliver(final_report::FINAL_REPORT_TIMEOUT.min(grace.saturating_sub(signalled.elapsed())))

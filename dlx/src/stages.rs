@@ -49,6 +49,8 @@ pub(crate) struct DlxConfig {
     pub(crate) max_unread: usize,
     /// Timeouts of clients.
     pub(crate) timeouts: Timeouts,
+    /// Whether plain HTTP/1.1 exchanges are relayed as bytes; otherwise the HTTP library forwards all. Tests compare the two.
+    pub(crate) relay: bool,
     /// Cancelled at the first signal.
     pub(crate) signalled: CancellationToken,
 }
@@ -115,7 +117,7 @@ impl Stages {
         let resources = Arc::new(Resources::default());
         let interceptions = Interceptions::new(config.endpoint_propagation_delay);
         let plugins = FollowedPlugins::new(
-            handle.clone(),
+            handle,
             resources.clone(),
             shared.clone(),
             interceptions.clone(),
@@ -130,9 +132,9 @@ impl Stages {
             identifier,
             slots: ConnectionSlots::new(config.max_connections, config.max_unread),
             timeouts: config.timeouts,
+            relay: config.relay,
             pools,
             draining: draining.clone(),
-            handle,
             metrics: metrics.clone(),
         });
         Self {

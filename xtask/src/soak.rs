@@ -20,7 +20,8 @@ use crate::{
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask soak                              all of it
-  cargo xtask soak --cycles 200 intercepted     200 cycles each, of the tests with this in their names")]
+  cargo xtask soak --cycles 200 intercepted     200 cycles each, of the tests with this in their names
+  cargo xtask soak --fuzz 60                    an hour of HTTP/1.1 messages through the DLX's relay, the HTTP library, nginx and HAProxy")]
 pub struct Soak {
     /// Committed cycles of each sort
     #[arg(long, default_value_t = 1000)]
@@ -28,6 +29,9 @@ pub struct Soak {
     /// How many workloads sleep when every DLX is killed
     #[arg(long, default_value_t = 3000)]
     herd: u32,
+    /// No cycles: for so many minutes compare what the DLX's relay, the HTTP library alone, nginx and HAProxy make of the same bytes
+    #[arg(long, value_name = "MINUTES", conflicts_with_all = ["cycles", "herd", "filters"])]
+    fuzz: Option<u32>,
     /// Only the tests whose name contains one of these
     #[arg(default_values = ["cycles", "herd"])]
     filters: Vec<String>,
@@ -40,6 +44,9 @@ impl Soak {
     ///
     /// A build that fails, a test that fails.
     pub fn run(&self) -> Result<()> {
+        if let Some(minutes) = self.fuzz {
+            return fuzz(minutes);
+        }
         let mut steps = Steps::new(3);
         let built =
             steps.step("building the workspace, installing the plugins", || build_all(Profile::Debug))?;
@@ -56,4 +63,17 @@ impl Soak {
         steps.summary();
         count.report()
     }
+}
+
+/// Runs the comparison of `dlx/src/tests/relay` for longer than the tests do.
+fn fuzz(minutes: u32) -> Result<()> {
+    let mut steps = Steps::new(1);
+    let seconds = (u64::from(minutes) * 60).to_string();
+    let environment = [("SCALER_FUZZ_SECONDS", OsStr::new(&seconds))];
+    let arguments = ["--profile", "soak", "--no-capture", "tests::relay::"];
+    let count = steps.step(&format!("{minutes} minutes of requests and of answers"), || {
+        tests(Some("dlx"), None, &arguments, &environment)
+    })?;
+    steps.summary();
+    count.report()
 }

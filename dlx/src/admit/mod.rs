@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     answer::ErrorResponse,
     error_code,
+    identify::head::{Head, Length},
     state::{
         ColdStart, Dispatch, DispatchPermit, Effect, HeldRequest, HoldLimits, InFlight, Queue, QueueFull,
         Rejection, ResourceHandle, WakeCause,
@@ -151,6 +152,15 @@ pub(crate) fn weight<B: Body>(request: &Request<B>) -> u64 {
         hint.upper().unwrap_or(u64::MAX).min(SOCKET_BUFFER_BYTES)
     };
     head as u64 + body
+}
+
+/// The same for a request of which only the head was parsed.
+pub(crate) fn head_weight(head: &Head<'_, '_>) -> u64 {
+    let body = match head.body {
+        Length::Known(length) => length,
+        Length::Chunked => u64::MAX,
+    };
+    head.len as u64 + body.min(SOCKET_BUFFER_BYTES)
 }
 
 fn hold(resource: &Arc<ResourceHandle>, bytes: u64) -> Result<HeldRequest, Arc<ErrorResponse>> {

@@ -4,6 +4,7 @@ pub(crate) mod alive;
 mod progress;
 mod slots;
 mod socket;
+mod timed;
 mod tracked;
 mod unread;
 
@@ -11,4 +12,5 @@ pub(crate) use progress::Timeouts;
 pub(crate) use progress::{BusyGuard, ConnectionProgress, ExpiredTimeout};
 pub(crate) use slots::{Clients, ConnectionGuard, ConnectionSlots, ConnectionsFull};
 pub(crate) use socket::Socket;
+pub(crate) use timed::Timed;
 pub(crate) use tracked::{Stream, Streams, Tracked};

@@ -1,5 +1,5 @@
-//! A client's connection, used from two sides: hyper reads and writes it, and the task that holds its request waits for
-//! its end.
+//! A client's connection, used from two sides: the relay or the HTTP library reads and writes it, and the task that holds
+//! its request waits for its end.
 
 use std::{
     io,
@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::answer::ErrorResponse;
 
-/// How much is read at once: the buffer is cleared first, which should not cost more than the call.
+/// How much is read at once into memory that must be cleared first, which should not cost more than the call.
 const MAX_READ: usize = 16 * 1024;
 
 /// A client's connection. Clones are the same connection.
@@ -133,7 +133,8 @@ impl Socket {
 
     /// Reads what the readiness announces.
     fn read_ready(&self, buffer: &mut ReadBuf<'_>) -> io::Result<()> {
-        let room = buffer.initialize_unfilled_to(buffer.remaining().min(MAX_READ));
+        let initialized = buffer.initialized().len() - buffer.filled().len();
+        let room = buffer.initialize_unfilled_to(buffer.remaining().min(initialized.max(MAX_READ)));
         let mut read = None;
         let tried = self.0.stream.try_io(Interest::READABLE, || {
             let (_, len) = recv(&self.0.stream, &mut *room, RecvFlags::DONTWAIT)?;

@@ -110,6 +110,9 @@ async fn stream(plugins: Arc<FollowedPlugins>, source: Arc<PluginSource>) {
         };
         let listed = changes.is_ok();
         if let Ok(changes) = changes {
+            if requested.is_none() {
+                source.set_tells_changes(!changes.readable.complete);
+            }
             apply(&plugins, &source, changes);
         }
         if let Some(requested) = requested {
@@ -157,7 +160,9 @@ fn apply(plugins: &Arc<FollowedPlugins>, source: &Arc<PluginSource>, mut answer:
         answer.unreadable.retain(|unreadable| unreadable.id.is_some());
     }
     let why_unreadable = answer.why_unreadable();
-    for resource in plugins.resources.all().into_iter().filter(|_| !answer.unreadable.is_empty()) {
+    // Only then are all resources gone through: there may be many, and each change comes here.
+    let all = if answer.unreadable.is_empty() { Vec::new() } else { plugins.resources.all() };
+    for resource in all {
         if let Some(why) = why_unreadable(&resource.key.id).filter(|_| !kept.contains(&resource.key))
             && resource.read(|view| same_source(&view.source, source))
         {

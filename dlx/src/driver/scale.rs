@@ -12,13 +12,19 @@ use scaler_types::{
     duration,
     protocol::{GateInput, GateOrder},
 };
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::{
     Driver,
     wake::{perform, refresh_after_conflict},
 };
-use crate::state::{Rejection, ResourceHandle, WakeCause, WakeOutcome};
+use crate::{
+    plugin::PluginSource,
+    state::{Rejection, ResourceHandle, WakeCause, WakeOutcome},
+};
+
+/// How long a plugin that says what changed may take to say that a wake was written; then it lists everything.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a wake ended.
 enum Ended {
@@ -108,11 +114,7 @@ async fn scale(
         match source.calls.set_scale(&request).await {
             Ok(()) => {
                 resource.wake_written();
-                // The view has to show the write before anything is decided on it, or the resource would be woken twice.
-                // A resource whose wake failed may have had replicas all the time.
-                if !resource.read(|view| view.gate.open()) {
-                    source.refresh().await;
-                }
+                show_scaled(resource, &source).await;
                 return Ended::CheckView;
             }
             Err(ScaleError::Conflict) => {
@@ -147,6 +149,23 @@ async fn scale(
                 }
             }
         }
+    }
+}
+
+/// Returns when the view shows that the resource was scaled: before anything is decided on it, or the resource would be woken
+/// twice. A list of everything costs as much as there are resources, so a plugin that says what changed is given time to.
+async fn show_scaled(resource: &Arc<ResourceHandle>, source: &PluginSource) {
+    let mut changed = resource.subscribe();
+    let shown = async {
+        // A resource whose wake failed may have had replicas all the time.
+        while !resource.read(|view| view.gate.open()) {
+            // Closed never: `resource` is held.
+            let _ = changed.changed().await;
+        }
+    };
+    let limit = if source.tells_changes() { CHANGE_TIMEOUT } else { Duration::ZERO };
+    if timeout(limit, shown).await.is_err() {
+        source.refresh().await;
     }
 }
 

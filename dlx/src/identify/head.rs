@@ -6,7 +6,11 @@ use std::mem::MaybeUninit;
 use http::{HeaderMap, HeaderValue, Uri, header};
 use httparse::{Header, Status};
 
-use crate::{answer::ErrorResponse, state::is_host};
+use crate::{
+    answer::ErrorResponse,
+    fault::{SeededFault, is_seeded},
+    state::is_host,
+};
 
 /// The longest head, the request line included. (nginx takes 32 KiB.)
 pub(crate) const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -28,6 +32,8 @@ pub(crate) struct Head<'h, 'b> {
     pub(crate) body: Length,
     /// Whether it asks to switch protocols: what follows may be another protocol.
     pub(crate) switches: bool,
+    /// Whether it is HTTP/1.1; otherwise HTTP/1.0.
+    pub(crate) is_http11: bool,
     /// Its method.
     pub(crate) method: &'b str,
     /// Its target, as sent.
@@ -87,7 +93,7 @@ impl<'h, 'b> Head<'h, 'b> {
             None => None,
         };
         let switches = framing.upgrade && is_http11;
-        Ok(Some(Self { len, body, switches, method, target, host, fields }))
+        Ok(Some(Self { len, body, switches, is_http11, method, target, host, fields }))
     }
 
     /// The first field of this name, which is in lower case.
@@ -136,6 +142,7 @@ impl<'b> Framing<'b> {
             }
         }
         match framing.hosts {
+            _ if is_seeded(SeededFault::SecondHost) => Ok(framing),
             0 | 1 => Ok(framing),
             _ => Err(malformed("it has two Host headers")),
         }
@@ -158,8 +165,10 @@ impl<'b> Framing<'b> {
 ///
 /// It is no number, or too large.
 pub(crate) fn length(value: &[u8]) -> Result<u64, ErrorResponse> {
-    let digits =
-        std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let signed = value.strip_prefix(b"+").filter(|_| is_seeded(SeededFault::LaxLength));
+    let digits = std::str::from_utf8(signed.unwrap_or(value))
+        .ok()
+        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
     let length = digits.and_then(|digits| digits.parse().ok()).filter(|length| *length <= MAX_BODY_BYTES);
     length.ok_or_else(|| malformed("its Content-Length is not a number, or too large"))
 }
@@ -182,7 +191,7 @@ fn check_target(method: &str, target: &str) -> Result<bool, ErrorResponse> {
 }
 
 /// Bytes that may stand anywhere in a path and a query: most targets have no others.
-fn is_plain(byte: u8) -> bool {
+pub(crate) fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"/-._~?=&%+:,;@!$'()*".contains(&byte)
 }
 

@@ -1,5 +1,6 @@
 //! Finds the resource of a request: by the port it came in on, the headers of a trusted peer, or its host.
 
+pub(crate) mod chunks;
 pub(crate) mod head;
 mod named;
 mod peers;
@@ -11,17 +12,19 @@ use std::{
     time::Instant,
 };
 
-use head::{coded, length};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header, uri::PathAndQuery};
+use head::{Head, coded, length};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header, uri::PathAndQuery,
+};
 use named::find_by_headers;
 pub(crate) use peers::TrustedProxies;
-pub(crate) use peers::{Network, address, client};
+pub(crate) use peers::{Network, address, client, is_about_client};
 use tokio::sync::Semaphore;
 
 use crate::{
     answer::ErrorResponse,
     driver::FollowedPlugins,
-    state::{PortOwner, ResourceHandle, Resources, is_host},
+    state::{PortOwner, ResourceHandle, Resources, WakeCause, is_host},
 };
 
 /// How many connections may wait on ports without a known owner.
@@ -106,6 +109,34 @@ impl Identifier {
         }
         let resource = host.and_then(|host| table.by_host(host));
         Ok(resource.map(|resource| Identified { resource: resource.clone(), path: None }))
+    }
+
+    /// The resource of a request that names it by its host alone. `None`: there is none, or a trusted peer's header names
+    /// it, as `has` says.
+    pub(crate) fn find_by_host(
+        &self,
+        origin: &Origin,
+        host: &str,
+        has: impl Fn(&HeaderName) -> bool,
+    ) -> Option<Arc<ResourceHandle>> {
+        if let Some(identity) = &origin.port {
+            return Some(identity.resource.clone());
+        }
+        let table = self.resources.table();
+        if origin.trusted && table.name_headers.iter().any(|by| has(&by.name)) {
+            return None;
+        }
+        table.by_host(host).cloned()
+    }
+
+    /// The cause of the wake by a request with this head.
+    pub(crate) fn wake_cause(&self, origin: &Origin, head: &Head<'_, '_>, host: &str) -> WakeCause {
+        let headers = head
+            .fields
+            .iter()
+            .filter_map(|field| Some((field.name.parse().ok()?, HeaderValue::from_bytes(field.value).ok()?)));
+        let client = client(&self.peers, &origin.peer, &headers.collect());
+        WakeCause::request(client, head.method, host, head.target)
     }
 
     /// The resource of a request; if no resource has its host, the plugins are asked once more.

@@ -72,6 +72,17 @@ pub(crate) fn client(peers: &TrustedProxies, peer: &HeaderValue, headers: &Heade
     client
 }
 
+/// Whether a field is about the client. `_` equals `-`: CGI, WSGI and PHP treat them alike.
+pub(crate) fn is_about_client(name: &str) -> bool {
+    let is = |byte: u8, wanted: u8| byte.to_ascii_lowercase() == wanted || byte == b'_' && wanted == b'-';
+    let begins = |with: &str| {
+        name.len() >= with.len() && name.bytes().zip(with.bytes()).all(|(byte, wanted)| is(byte, wanted))
+    };
+    begins("x-forwarded-")
+        || name.eq_ignore_ascii_case("forwarded")
+        || name.len() == "x-real-ip".len() && begins("x-real-ip")
+}
+
 /// `10.0.0.9` of `for=10.0.0.9;proto=https`.
 fn forwarded_for(element: &str) -> Option<&str> {
     let pairs = element.split(';').filter_map(|pair| pair.split_once('='));

@@ -28,13 +28,12 @@ use super::{
     protocol::{ClientProtocol, detect_protocol},
     request::answer_request,
     requests::Requests,
-    timed::Timed,
     worker::WorkerState,
 };
 use crate::{
-    client::{ConnectionGuard, ConnectionProgress, Socket, Stream, Streams, Tracked, alive},
+    client::{ConnectionGuard, ConnectionProgress, Socket, Stream, Streams, Timed, Tracked, alive},
     forward::{
-        http::{ConnectionContext, ResponseBody},
+        http::{ConnectionContext, Relayed, ResponseBody, relay},
         tcp,
     },
     identify::{Origin, address, head},
@@ -65,17 +64,20 @@ pub(crate) async fn serve(
     let _known = worker.clients.add(socket.clone(), progress.clone());
     // It is idle so far, and others may wait for its slot.
     server.slots.became_idle();
+    let trusted = server.identifier.peers.trusts(peer.ip());
+    let origin = Origin { peer: address(peer), trusted, port: identity };
+    let mut to_hold = None;
+    let examine = |bytes: &[u8]| to_hold = park::find_to_hold(&server.identifier, &origin, bytes);
     // It sent nothing, or less than a line, for too long.
-    let Some(protocol) = detect_protocol(&socket, guessed, &progress).await else { return };
-    if let (ClientProtocol::Other, Some(identity)) = (protocol, &identity) {
+    let Some(protocol) = detect_protocol(&socket, guessed, &progress, examine).await else { return };
+    if let (ClientProtocol::Other, Some(identity)) = (protocol, &origin.port) {
         tracing::debug!(resource = %identity.resource.key.id, port = identity.port.listen, "forwarded as TCP: the client does not speak HTTP");
         progress.mark_upgraded();
+        alive::want_reading(socket.stream(), Duration::ZERO);
         return Box::pin(tcp::serve(open, socket, identity.clone())).await;
     }
-    alive::want_reading(socket.stream(), server.timeouts.stall);
-    let trusted = server.identifier.peers.trusts(peer.ip());
     let mut context = ConnectionContext {
-        origin: Origin { peer: address(peer), trusted, port: identity },
+        origin,
         identifier: server.identifier.clone(),
         draining: worker.draining.clone(),
         _open: open,
@@ -88,13 +90,22 @@ pub(crate) async fn serve(
         progress.mark_http2();
         Box::pin(serve_http2(Arc::new(context), socket)).await;
     } else {
-        let busy = progress.begin();
-        // An error: its client left.
-        let Ok(parked) = park::park(&context, &socket).await else { return };
-        drop(busy);
-        context.parked = Mutex::new(parked);
+        if let Some(to_hold) = to_hold {
+            let _busy = progress.begin();
+            // An error: its client left.
+            let Ok(parked) = park::park(to_hold, &socket).await else { return };
+            context.parked = Mutex::new(Some(parked));
+        }
         context.socket = Some(socket.clone());
-        Box::pin(serve_http1(Arc::new(context), socket.clone())).await;
+        let mut timed = Timed::new(socket.clone(), progress.clone());
+        let relayed = match server.relay {
+            true => relay(&context, &mut timed, &socket).await,
+            false => Relayed::HandedOver(Vec::new()),
+        };
+        if let Relayed::HandedOver(read) = relayed {
+            let requests = Requests::new(socket.clone(), timed, read);
+            Box::pin(serve_http1(Arc::new(context), requests)).await;
+        }
         if !progress.is_upgraded() && socket.has_more() {
             Box::pin(linger(&socket)).await;
         }
@@ -142,9 +153,8 @@ async fn answer(
     }))
 }
 
-async fn serve_http1(context: Arc<ConnectionContext>, socket: Socket) {
+async fn serve_http1(context: Arc<ConnectionContext>, requests: Requests) {
     let progress = context.progress.clone();
-    let timed = Timed::new(socket.clone(), progress.clone());
     let service = service_fn(move |request: Request<Incoming>| answer(context.clone(), request));
     let connection = http1::Builder::new()
         // `Timed` has the timeouts.
@@ -153,7 +163,7 @@ async fn serve_http1(context: Arc<ConnectionContext>, socket: Socket) {
         .max_headers(head::MAX_FIELDS)
         // Copying a small body costs less than writing two buffers.
         .writev(false)
-        .serve_connection(TokioIo::new(Requests::new(socket, timed)), service)
+        .serve_connection(TokioIo::new(requests), service)
         .with_upgrades();
     tokio::select! {
         // The client's fault; hyper has answered where it can.

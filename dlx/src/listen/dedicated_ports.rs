@@ -11,7 +11,7 @@ use daemon::listen::InheritedSockets;
 use scaler_types::ServicePorts;
 use tokio_util::sync::CancellationToken;
 
-use super::{Accepted, Listener, ListenerKind, Server, Workers};
+use super::{ListenerKind, Server, Workers};
 use crate::state::{PortOwner, ResourceHandle, Resources};
 
 /// The ports that are bound, and those that failed.
@@ -104,10 +104,12 @@ fn bind(
 ) -> DedicatedPort {
     let stop = server.draining.child_token();
     let PortOwner { resource, port } = &identity;
-    let error = match handed.bind(address).and_then(Listener::new) {
-        Ok(listener) => {
+    let bound = handed
+        .bind(address)
+        .and_then(|listener| workers.listen(listener, stop.clone(), ListenerKind::Own(identity.clone())));
+    let error = match bound {
+        Ok(()) => {
             tracing::info!(resource = %resource.key.id, %address, protocol = ?port.protocol, "bound the resource's port");
-            listen(server, workers, listener, stop.clone(), ListenerKind::Own(identity.clone()));
             None
         }
         Err(error) => Some(not_bound(resource, address, &error)),
@@ -118,21 +120,4 @@ fn bind(
 fn not_bound(resource: &ResourceHandle, address: SocketAddr, error: &io::Error) -> String {
     tracing::error!(resource = %resource.key.id, %address, %error, "failed to bind the resource's port; retried when resources change");
     format!("cannot bind {address}: {error}")
-}
-
-/// Accepts connections in a task of its own, until `stop`.
-pub(super) fn listen(
-    server: &Server,
-    workers: &Workers,
-    listener: Listener,
-    stop: CancellationToken,
-    listener_kind: ListenerKind,
-) {
-    let (workers, slots) = (workers.clone(), server.slots.clone());
-    server.handle.spawn(async move {
-        let taken = |stream, peer, slot| {
-            workers.hand(Accepted { stream, peer, listener_kind: listener_kind.clone(), slot })
-        };
-        listener.accept(stop, slots, taken).await;
-    });
 }

@@ -2,7 +2,10 @@
 
 use crate::{
     answer::ErrorResponse,
-    identify::head::{Head, HeadFields, Length},
+    identify::{
+        chunks::{Chunks, ChunksRead},
+        head::{Head, HeadFields, Length},
+    },
 };
 
 /// The position in the bytes of one connection.
@@ -39,7 +42,7 @@ pub(crate) enum Stop {
     Undecided,
     /// The rest is no valid head.
     Refused(ErrorResponse),
-    /// The last byte is invalid in a chunk.
+    /// The next byte is invalid in a chunk.
     Broken,
 }
 
@@ -84,12 +87,12 @@ impl Framing {
                     }
                 }
                 At::Chunks(chunks) => match chunks.follow(rest) {
-                    Followed::All => return (bytes.len(), Stop::End),
-                    Followed::End(here) => {
+                    ChunksRead::All => return (bytes.len(), Stop::End),
+                    ChunksRead::End(here) => {
                         passed += here;
                         self.ended();
                     }
-                    Followed::Broken(here) => return (passed + here, Stop::Broken),
+                    ChunksRead::Broken(here) => return (passed + here - 1, Stop::Broken),
                 },
             }
         }
@@ -118,97 +121,5 @@ impl Framing {
 
     fn ended(&mut self) {
         self.at = if self.switches { At::Undecided } else { At::Head };
-    }
-}
-
-/// The position in a chunked body (RFC 9112 7.1), as strict as hyper.
-#[derive(Debug)]
-struct Chunks {
-    next: Next,
-    /// How much is left of the chunk.
-    left: u64,
-}
-
-/// The part of a chunked body that the next byte belongs to.
-#[derive(Clone, Copy, Debug)]
-enum Next {
-    FirstDigit,
-    Digit,
-    Space,
-    Extension,
-    SizeLf,
-    Data,
-    DataCr,
-    DataLf,
-    /// The first byte of a line after the last chunk.
-    Line,
-    Trailer,
-    TrailerLf,
-    EndLf,
-}
-
-enum Followed {
-    /// All bytes belong to the body.
-    All,
-    /// This many do; then the body ends.
-    End(usize),
-    /// The last of this many is invalid.
-    Broken(usize),
-}
-
-// === impl Chunks ===
-
-impl Chunks {
-    fn new() -> Self {
-        Self { next: Next::FirstDigit, left: 0 }
-    }
-
-    fn follow(&mut self, bytes: &[u8]) -> Followed {
-        let mut at = 0;
-        while let Some(byte) = bytes.get(at) {
-            if let Next::Data = self.next {
-                let here = (bytes.len() - at).min(usize::try_from(self.left).unwrap_or(usize::MAX));
-                at += here;
-                self.left -= here as u64;
-                if self.left == 0 {
-                    self.next = Next::DataCr;
-                }
-                continue;
-            }
-            at += 1;
-            if matches!((self.next, byte), (Next::EndLf, b'\n')) {
-                return Followed::End(at);
-            }
-            match self.after(*byte) {
-                Some(next) => self.next = next,
-                None => return Followed::Broken(at),
-            }
-        }
-        Followed::All
-    }
-
-    /// The state after this byte; `None`: it is invalid here.
-    fn after(&mut self, byte: u8) -> Option<Next> {
-        Some(match (self.next, byte) {
-            (Next::FirstDigit | Next::Digit, digit) if digit.is_ascii_hexdigit() => {
-                let digit = char::from(digit).to_digit(16)?;
-                self.left = self.left.checked_mul(16)?.checked_add(digit.into())?;
-                Next::Digit
-            }
-            (Next::Digit | Next::Space, b' ' | b'\t') => Next::Space,
-            (Next::Digit | Next::Space, b';') => Next::Extension,
-            (Next::Digit | Next::Space | Next::Extension, b'\r') => Next::SizeLf,
-            (Next::Extension, b'\n') => return None,
-            (Next::Extension, _) => Next::Extension,
-            (Next::SizeLf, b'\n') if self.left == 0 => Next::Line,
-            (Next::SizeLf, b'\n') => Next::Data,
-            (Next::DataCr, b'\r') => Next::DataLf,
-            (Next::DataLf, b'\n') => Next::FirstDigit,
-            (Next::Line, b'\r') => Next::EndLf,
-            (Next::Trailer, b'\r') => Next::TrailerLf,
-            (Next::Line | Next::Trailer, _) => Next::Trailer,
-            (Next::TrailerLf, b'\n') => Next::Line,
-            _ => return None,
-        })
     }
 }

@@ -1,4 +1,4 @@
-//! Connections: accepted on one runtime, handed in turn to one thread per core, and served there to their end.
+//! Connections: accepted on one of the threads, handed in turn to all of them, and served there to their end.
 
 mod accept;
 mod connection;
@@ -9,17 +9,15 @@ mod protocol;
 mod request;
 mod requests;
 mod service_ports;
-mod timed;
 mod worker;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-pub(crate) use accept::Listener;
 pub(crate) use dedicated_ports::DedicatedPorts;
+use scaler_types::Protocol;
 pub(crate) use service_ports::ServiceListeners;
-use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-pub(crate) use worker::{Accepted, Workers};
+pub(crate) use worker::Workers;
 
 use crate::{
     client::{ConnectionSlots, Timeouts},
@@ -39,12 +37,12 @@ pub(crate) struct Server {
     pub(crate) slots: Arc<ConnectionSlots>,
     /// Timeouts of clients.
     pub(crate) timeouts: Timeouts,
+    /// Whether plain HTTP/1.1 exchanges are relayed as bytes; otherwise the HTTP library forwards all.
+    pub(crate) relay: bool,
     /// The connection pools of the threads.
     pub(crate) pools: Arc<Pools>,
     /// The DLX drains: open connections are brought to their end.
     pub(crate) draining: CancellationToken,
-    /// The runtime that accepts connections on ports that come and go.
-    pub(crate) handle: Handle,
     /// Counts that belong to no resource.
     pub(crate) metrics: Arc<DlxMetrics>,
 }
@@ -58,4 +56,17 @@ pub(crate) enum ListenerKind {
     Own(PortOwner),
     /// A port of `--service-ports`: always bound; its owner can change.
     Service(u16),
+}
+
+// === impl ListenerKind ===
+
+impl ListenerKind {
+    /// How long clients may leave bytes unread on connections that it accepts; 0: for ever, as TCP does. A connection that
+    /// turns out to be TCP changes that.
+    fn stall(&self, server: &Server) -> Duration {
+        match self {
+            Self::Own(identity) if identity.port.protocol == Protocol::Tcp => Duration::ZERO,
+            Self::Shared | Self::Own(_) | Self::Service(_) => server.timeouts.stall,
+        }
+    }
 }

@@ -3,36 +3,26 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue};
-use rustix::net::{RecvFlags, recv};
-
 use crate::{
-    admit::{Admission, SOCKET_BUFFER_BYTES, static_answer},
+    admit::{Admission, head_weight, static_answer},
     client::Socket,
-    forward::http::{ConnectionContext, ParkedRequest},
+    forward::http::ParkedRequest,
     identify::{
-        client,
-        head::{Head, HeadFields, Length},
+        Identifier, Origin,
+        head::{Head, HeadFields},
     },
-    state::{ResourceHandle, WakeCause},
+    state::ResourceHandle,
 };
 
-/// The longest head that is peeked at. Longer heads, and heads in several parts, are held by the HTTP server.
-const MAX_PEEKED_HEAD: usize = 4096;
+/// A first request to hold: its resource was not up, and the bytes to reserve for it.
+pub(super) type ToHold = (Arc<ResourceHandle>, u64);
 
-/// Holds the first request if its resource is not up. `Ok(None)`: there is nothing to park.
+/// Holds the first request.
 ///
 /// # Errors
 ///
 /// The client left.
-pub(crate) async fn park(context: &ConnectionContext, socket: &Socket) -> Result<Option<ParkedRequest>, ()> {
-    if context.identifier.needs_headers(&context.origin) {
-        return Ok(None);
-    }
-    let Some((resource, bytes)) = first_request(context, socket) else { return Ok(None) };
-    if resource.is_open() {
-        return Ok(None);
-    }
+pub(super) async fn park((resource, bytes): ToHold, socket: &Socket) -> Result<ParkedRequest, ()> {
     // It is counted when it is dispatched; that there was a request is noted now.
     resource.counts.touch();
     let mut admission = Admission::new(resource);
@@ -40,41 +30,30 @@ pub(crate) async fn park(context: &ConnectionContext, socket: &Socket) -> Result
         outcome = admission.wait(bytes) => outcome,
         () = socket.closed() => return Err(()),
     };
-    Ok(Some(ParkedRequest { admission, outcome }))
+    Ok(ParkedRequest { admission, outcome, counted: false, sent_before: false })
 }
 
-/// The resource of the first request, where that is certain, and the bytes to reserve for it.
-///
-/// Not `async`: a parked request must not carry the buffer.
-fn first_request(context: &ConnectionContext, socket: &Socket) -> Option<(Arc<ResourceHandle>, u64)> {
-    let mut bytes = [0; MAX_PEEKED_HEAD];
-    let (_, len) = recv(socket.stream(), bytes.as_mut_slice(), RecvFlags::PEEK | RecvFlags::DONTWAIT).ok()?;
+/// The first request, if its resource is certain and not up. `bytes`: those that are in the socket.
+pub(super) fn find_to_hold(identifier: &Identifier, origin: &Origin, bytes: &[u8]) -> Option<ToHold> {
+    if identifier.needs_headers(origin) {
+        return None;
+    }
     let mut room = HeadFields::room();
     // A bad head is answered by the HTTP server, and wakes nothing.
-    let head = Head::read(&bytes[..len], &mut room).ok()??;
+    let head = Head::read(bytes, &mut room).ok()??;
     let host = head.host?;
     if head.field("via").is_some() {
         return None;
     }
-    let resource = context.identifier.find(&context.origin, Some(host), None).ok()??.resource;
+    let resource = identifier.find(origin, Some(host), None).ok()??.resource;
+    if resource.is_open() {
+        return None;
+    }
     // A request that has a static response is not held.
     let path = head.target.split(['?', '#']).next()?;
     if static_answer(&resource.snapshot.load().settings, head.field("user-agent"), path).is_some() {
         return None;
     }
-    let body = match head.body {
-        Length::Known(length) => length,
-        Length::Chunked => u64::MAX,
-    };
-    if !resource.is_open() {
-        resource.note_cause(|| {
-            let headers = head.fields.iter().filter_map(|field| {
-                Some((field.name.parse().ok()?, HeaderValue::from_bytes(field.value).ok()?))
-            });
-            let headers: HeaderMap = headers.collect();
-            let client = client(&context.identifier.peers, &context.origin.peer, &headers);
-            WakeCause::request(client, head.method, host, head.target)
-        });
-    }
-    Some((resource, head.len as u64 + body.min(SOCKET_BUFFER_BYTES)))
+    resource.note_cause(|| identifier.wake_cause(origin, &head, host));
+    Some((resource, head_weight(&head)))
 }

@@ -1,6 +1,6 @@
 //! Detects a client's protocol by the first bytes that it sends. They stay in the socket.
 
-use std::io;
+use std::{io, mem::MaybeUninit};
 
 use rustix::{
     io::Errno,
@@ -8,12 +8,16 @@ use rustix::{
 };
 use tokio::{io::Interest, time::timeout_at};
 
-use crate::client::{ConnectionProgress, Socket};
+use crate::{
+    client::{ConnectionProgress, Socket},
+    identify::chunks::is_token,
+};
 
 /// An HTTP/2 client's first bytes (RFC 9113 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How many bytes of a first line are examined to recognize a request. No other protocol begins with a longer line.
-const MAX_LINE: usize = 4096;
+/// How many of the first bytes are examined: to recognize a request by its first line, and a whole head that may be held.
+/// No other protocol begins with a longer line; longer heads, and heads in several parts, are held by the HTTP server.
+const MAX_PEEKED: usize = 4096;
 /// The longest method. (WebDAV's longest has 17 letters.)
 const MAX_METHOD: usize = 32;
 
@@ -28,13 +32,15 @@ pub(crate) enum ClientProtocol {
     Other,
 }
 
-/// Waits for the first bytes and detects the protocol. `guessed`: that the port speaks HTTP is only a guess.
+/// Waits for the first bytes and detects the protocol. `guessed`: that the port speaks HTTP is only a guess. `examine` gets
+/// the first bytes of HTTP/1, which stay in the socket.
 ///
 /// Also waits for a client that expects the server to speak first. `None`: it took too long.
 pub(crate) async fn detect_protocol(
     socket: &Socket,
     guessed: bool,
     progress: &ConnectionProgress,
+    mut examine: impl FnMut(&[u8]),
 ) -> Option<ClientProtocol> {
     loop {
         let readable = socket.stream().ready(Interest::READABLE);
@@ -43,7 +49,7 @@ pub(crate) async fn detect_protocol(
             None => readable.await,
         };
         let Ok(ready) = readable else { return Some(ClientProtocol::Http1) };
-        match peek_protocol(socket, guessed) {
+        match peek_protocol(socket, guessed, &mut examine) {
             Some(protocol) => return Some(protocol),
             None if !ready.is_read_closed() => {
                 progress.note_bytes();
@@ -56,12 +62,17 @@ pub(crate) async fn detect_protocol(
 }
 
 /// Not `async`: a waiting task must not carry the buffer.
-fn peek_protocol(socket: &Socket, guessed: bool) -> Option<ClientProtocol> {
-    let mut seen = [0; MAX_LINE];
-    let room = if guessed { MAX_LINE } else { PREFACE.len() };
-    match recv(socket.stream(), &mut seen[..room], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+fn peek_protocol(socket: &Socket, guessed: bool, examine: &mut impl FnMut(&[u8])) -> Option<ClientProtocol> {
+    let mut buffer = [MaybeUninit::uninit(); MAX_PEEKED];
+    match recv(socket.stream(), &mut buffer, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
         Ok((_, 0)) => Some(ClientProtocol::Http1),
-        Ok((_, len)) => classify(&seen[..len], guessed),
+        Ok(((seen, _), _)) => {
+            let protocol = classify(seen, guessed);
+            if protocol == Some(ClientProtocol::Http1) {
+                examine(seen);
+            }
+            protocol
+        }
         Err(Errno::AGAIN | Errno::INTR) => None,
         Err(error) => {
             tracing::trace!(error = %io::Error::from(error), "connection failed");
@@ -97,14 +108,9 @@ fn classify(seen: &[u8], guessed: bool) -> Option<ClientProtocol> {
     match ends {
         true if has_version(text) => Some(ClientProtocol::Http1),
         true => Some(ClientProtocol::Other),
-        false if seen.len() >= MAX_LINE => Some(ClientProtocol::Http1),
+        false if seen.len() >= MAX_PEEKED => Some(ClientProtocol::Http1),
         false => None,
     }
-}
-
-/// A character of a method (RFC 9110 5.6.2).
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Whether a line ends as a request's does.
@@ -124,7 +130,7 @@ mod tests {
     #[test]
     fn other_protocols_are_told_from_http() {
         use ClientProtocol::{Http1, Http2, Other};
-        let long = format!("GET /{}", "x".repeat(MAX_LINE));
+        let long = format!("GET /{}", "x".repeat(MAX_PEEKED));
         for (bytes, expected) in [
             (PREFACE, Some(Http2)),
             (b"PRI * HT", None),

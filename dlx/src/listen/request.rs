@@ -71,12 +71,14 @@ async fn serve(
         request.headers_mut().insert(header::CONTENT_LENGTH, length);
     }
     if marks(request.headers(), &resource.mark) >= MAX_VISITS {
+        drop(context.take_parked());
         return refuse(&ErrorResponse::loop_detected(&resource.key.id), Some(&resource));
     }
     if let Some(answer) = static_answer_to(&resource, &request) {
+        // It may have been held under settings without that answer.
+        drop(context.take_parked());
         return serve_static_response(context, identified, request, answer).await;
     }
-    resource.counts.arrived();
     let response = match forward(context.clone(), identified, request).await {
         Ok(response) => response,
         // A request that its client broke off has no answer of the resource.

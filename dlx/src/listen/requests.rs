@@ -8,11 +8,11 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{
-    framing::{Framing, Stop},
-    timed::Timed,
+use super::framing::{Framing, Stop};
+use crate::{
+    client::{Socket, Timed},
+    identify::head,
 };
-use crate::{client::Socket, identify::head};
 
 /// Read in place of a refused head: the library then calls for an answer, and [`Socket::refusal`] has it. No accepted
 /// head looks like this: it has no Host.
@@ -30,14 +30,26 @@ pub(crate) struct Requests {
     judged: usize,
     /// Nothing more is passed on.
     over: bool,
+    /// The body is broken here: reading fails.
+    broken: bool,
 }
 
 // === impl Requests ===
 
 impl Requests {
-    /// For a connection of which nothing was read yet.
-    pub(crate) fn new(socket: Socket, timed: Timed) -> Self {
-        Self { socket, timed, framing: Framing::new(), ahead: Vec::new(), judged: 0, over: false }
+    /// For a connection of which `read` was read already: the beginning of a head, or more.
+    pub(crate) fn new(socket: Socket, timed: Timed, read: Vec<u8>) -> Self {
+        let mut requests = Self {
+            socket,
+            timed,
+            framing: Framing::new(),
+            ahead: read,
+            judged: 0,
+            over: false,
+            broken: false,
+        };
+        requests.judge();
+        requests
     }
 
     /// Passes on as many bytes as may be.
@@ -71,12 +83,16 @@ impl Requests {
             Stop::Broken => {
                 self.ahead.truncate(self.judged);
                 self.over = true;
+                self.broken = true;
             }
         }
     }
 
     /// Reads more. `Ready(false)`: the connection has ended.
     fn poll_more(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<bool>> {
+        if std::mem::take(&mut self.broken) {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "invalid chunk")));
+        }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.timed).poll_read(cx, buffer))?;
         let read = &buffer.filled()[before..];

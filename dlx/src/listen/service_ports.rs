@@ -9,7 +9,7 @@ use std::{
 use daemon::listen::InheritedSockets;
 use scaler_types::{ServicePorts, backoff::Backoff};
 
-use super::{Listener, ListenerKind, Server, Workers, dedicated_ports::listen};
+use super::{ListenerKind, Server, Workers};
 
 /// The pause between attempts to bind ports that another process uses: nothing signals that a port is free.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
@@ -63,13 +63,7 @@ impl ServiceListeners {
     /// A socket cannot be registered with the runtime.
     pub(crate) fn serve(self, server: &Server, workers: &Workers) -> io::Result<()> {
         for (port, listener) in self.0 {
-            listen(
-                server,
-                workers,
-                Listener::new(listener)?,
-                server.draining.clone(),
-                ListenerKind::Service(port),
-            );
+            workers.listen(listener, server.draining.clone(), ListenerKind::Service(port))?;
         }
         Ok(())
     }

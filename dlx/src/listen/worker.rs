@@ -2,43 +2,49 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use scaler_types::Protocol;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio_util::sync::CancellationToken;
+use tokio::{runtime::Handle, sync::OwnedSemaphorePermit};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
-use super::{ListenerKind, Server, connection};
+use super::{ListenerKind, Server, accept::Listener, connection};
 use crate::{
     client::{Clients, Socket, alive},
     forward::{http::Pool, tcp},
     state::PortOwner,
 };
 
-/// A connection that was accepted, on its way to a thread.
-#[derive(Debug)]
-pub(crate) struct Accepted {
-    /// The connection.
-    pub(crate) stream: TcpStream,
-    /// The address of the client.
-    pub(crate) peer: SocketAddr,
-    /// The listener that accepted it.
-    pub(crate) listener_kind: ListenerKind,
-    /// Its slot.
-    pub(crate) slot: OwnedSemaphorePermit,
-}
-
 /// The threads.
 #[derive(Clone, Debug)]
-pub(crate) struct Workers {
-    threads: Arc<[mpsc::UnboundedSender<Accepted>]>,
-    next: Arc<AtomicUsize>,
+pub(crate) struct Workers(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    server: Arc<Server>,
+    threads: Vec<Worker>,
+    next: AtomicUsize,
+    /// The tasks that accept connections.
+    accepting: TaskTracker,
+    /// Ends the threads.
+    _stop: DropGuard,
+}
+
+/// One thread.
+#[derive(Debug)]
+struct Worker {
+    handle: Handle,
+    state: Arc<WorkerState>,
 }
 
 /// The state that the connections of one thread share.
@@ -61,31 +67,76 @@ impl Workers {
     ///
     /// A thread or its runtime cannot be made.
     pub(crate) fn start(server: &Arc<Server>, count: usize) -> io::Result<Self> {
+        let stop = CancellationToken::new();
         let mut threads = Vec::new();
         for number in 0..count.max(1) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let (sender, receiver) = mpsc::unbounded_channel();
-            let server = server.clone();
+            let handle = runtime.handle().clone();
+            let state = {
+                let _runtime = handle.enter();
+                WorkerState::new(server)
+            };
+            let stopped = stop.clone();
             thread::Builder::new()
                 .name(format!("proxy-{number}"))
-                .spawn(move || runtime.block_on(work(server, receiver)))?;
-            threads.push(sender);
+                .spawn(move || runtime.block_on(stopped.cancelled()))?;
+            threads.push(Worker { handle, state });
         }
-        Ok(Self { threads: threads.into(), next: Arc::new(AtomicUsize::new(0)) })
+        Ok(Self(Arc::new(Inner {
+            server: server.clone(),
+            threads,
+            next: AtomicUsize::new(0),
+            accepting: TaskTracker::new(),
+            _stop: stop.drop_guard(),
+        })))
     }
 
-    /// Hands a connection to the next thread, in turn.
-    pub(crate) fn hand(&self, accepted: Accepted) {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.threads.len();
-        // An error: the process ends.
-        let _ = self.threads[turn].send(accepted);
+    /// Accepts connections on one of the threads until `stop`, and hands each to the next thread, in turn. (A thread of its
+    /// own would be woken for every connection, and so would all threads if each accepted.)
+    ///
+    /// # Errors
+    ///
+    /// The socket cannot be registered.
+    pub(crate) fn listen(
+        &self,
+        listener: TcpListener,
+        stop: CancellationToken,
+        listener_kind: ListenerKind,
+    ) -> io::Result<()> {
+        let Inner { server, accepting, .. } = &*self.0;
+        let thread = self.next();
+        let listener = {
+            let _runtime = thread.handle.enter();
+            Listener::new(listener, listener_kind.stall(server))?
+        };
+        let workers = self.clone();
+        let accept = async move {
+            let take = |stream, peer, slot| {
+                let connection = Accepted { stream, peer, slot };
+                workers.next().serve(&workers.0.server, connection, &listener_kind);
+            };
+            listener.accept(stop, workers.0.server.slots.clone(), take).await;
+        };
+        accepting.spawn_on(accept, &thread.handle);
+        Ok(())
+    }
+
+    /// Returns when nothing is accepted any more.
+    pub(crate) async fn wait_until_stopped(&self) {
+        self.0.accepting.close();
+        self.0.accepting.wait().await;
+    }
+
+    /// The next thread, in turn.
+    fn next(&self) -> &Worker {
+        &self.0.threads[self.0.next.fetch_add(1, Ordering::Relaxed) % self.0.threads.len()]
     }
 }
 
 // === impl WorkerState ===
 
 impl WorkerState {
-    /// One more thread, with no connection yet.
+    /// One more thread, with no connection yet. Call it on the thread's runtime.
     pub(crate) fn new(server: &Server) -> Arc<Self> {
         let (pool, clients) = (Pool::new(), server.slots.add());
         server.pools.add(pool.clone());
@@ -93,33 +144,40 @@ impl WorkerState {
     }
 }
 
-async fn work(server: Arc<Server>, mut accepted: mpsc::UnboundedReceiver<Accepted>) {
-    let worker = WorkerState::new(&server);
-    while let Some(Accepted { stream, peer, listener_kind, slot }) = accepted.recv().await {
-        let ready = stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
-        let stream = match ready {
+// === impl Worker ===
+
+/// A connection that was accepted.
+struct Accepted {
+    stream: TcpStream,
+    /// The address of the client.
+    peer: SocketAddr,
+    /// Its slot.
+    slot: OwnedSemaphorePermit,
+}
+
+impl Worker {
+    /// Serves a connection to its end, in a task on this thread.
+    fn serve(&self, server: &Arc<Server>, accepted: Accepted, listener_kind: &ListenerKind) {
+        let _runtime = self.handle.enter();
+        let Accepted { stream, peer, slot } = accepted;
+        let stream = match tokio::net::TcpStream::from_std(stream) {
             Ok(stream) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "failed to take over a connection");
-                continue;
-            }
+            Err(error) => return tracing::warn!(%error, "failed to take over a connection"),
         };
-        // On failure it is only slower.
-        let _ = stream.set_nodelay(true);
-        alive::watch(&stream);
-        let connection = Connection { server: server.clone(), worker: worker.clone(), stream, peer, slot };
+        let connection =
+            Connection { server: server.clone(), worker: self.state.clone(), stream, peer, slot };
         match listener_kind {
             ListenerKind::Shared => connection.serve(None),
-            ListenerKind::Own(identity) => connection.serve(Some(identity)),
-            ListenerKind::Service(port) => match server.identifier.find_port(port) {
+            ListenerKind::Own(identity) => connection.serve(Some(identity.clone())),
+            ListenerKind::Service(port) => match server.identifier.find_port(*port) {
                 Some(identity) => connection.serve(Some(identity)),
-                None => drop(tokio::spawn(connection.serve_when_known(port))),
+                None => drop(tokio::spawn(connection.serve_when_known(*port))),
             },
         }
     }
 }
 
-/// A connection on this thread.
+/// A connection on the current runtime.
 struct Connection {
     server: Arc<Server>,
     worker: Arc<WorkerState>,
@@ -137,6 +195,8 @@ impl Connection {
         let open = server.slots.open(slot);
         match identity {
             Some(identity) if identity.port.protocol == Protocol::Tcp => {
+                // A port of `--service-ports` has the option for clients that speak HTTP.
+                alive::want_reading(&stream, Duration::ZERO);
                 tokio::spawn(tcp::serve(open, Socket::new(stream), identity));
             }
             identity => {

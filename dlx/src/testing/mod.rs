@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     client::Timeouts,
     identify::TrustedProxies,
-    listen::{Accepted, Listener, ListenerKind, ServiceListeners, Workers},
+    listen::{ListenerKind, ServiceListeners, Workers},
     plugin::PluginSource,
     stages::{DlxConfig, Stages},
     state::{HoldLimits, ResourceHandle, ResourceKey},
@@ -54,6 +54,8 @@ pub(crate) struct SiteOptions {
     pub(crate) unread: usize,
     /// Timeouts of clients.
     pub(crate) timeouts: Timeouts,
+    /// Whether plain exchanges are relayed.
+    pub(crate) relay: bool,
 }
 
 impl Default for Timeouts {
@@ -82,6 +84,7 @@ impl Default for DlxConfig {
             max_connections: usize::MAX,
             max_unread: usize::MAX,
             timeouts: Timeouts::default(),
+            relay: true,
             signalled: CancellationToken::new(),
         }
     }
@@ -100,6 +103,7 @@ impl Default for SiteOptions {
             max_connections: usize::MAX,
             unread: usize::MAX,
             timeouts: Timeouts::default(),
+            relay: true,
         }
     }
 }
@@ -117,6 +121,7 @@ impl Site {
             max_connections: options.max_connections,
             max_unread: options.unread,
             timeouts: options.timeouts,
+            relay: options.relay,
             ..DlxConfig::default()
         }));
         let draining = dlx.server.draining.clone();
@@ -135,11 +140,7 @@ impl Site {
         let workers = Workers::start(&dlx.server, 2).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (hand, stop) = (workers.clone(), draining.clone());
-        let taken = move |stream, peer, slot| {
-            hand.hand(Accepted { stream, peer, listener_kind: ListenerKind::Shared, slot })
-        };
-        tokio::spawn(Listener::new(listener).unwrap().accept(stop, dlx.server.slots.clone(), taken));
+        workers.listen(listener, draining.clone(), ListenerKind::Shared).unwrap();
         if let Some(service) = service {
             service.serve(&dlx.server, &workers).unwrap();
         }

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -29,6 +29,8 @@ pub(crate) struct Plugin {
     pub(crate) reports: Mutex<Vec<(String, String)>>,
     /// Listed, and cannot be read.
     unreadable: Mutex<Vec<UnreadableResource>>,
+    /// The stream says that what it tells is not all there is.
+    pub(crate) tells_changes: AtomicBool,
     /// While it is set, the stream tells nothing; lists are told.
     pub(crate) stalled: watch::Sender<bool>,
     /// The address of resources that list no endpoint.
@@ -59,6 +61,7 @@ impl Plugin {
             lists: AtomicUsize::new(0),
             reports: Mutex::default(),
             unreadable: Mutex::default(),
+            tells_changes: AtomicBool::new(false),
             stalled: watch::Sender::new(false),
             named: Mutex::default(),
             after_wake: Mutex::default(),
@@ -203,6 +206,7 @@ impl RunningPlugin for Plugin {
     fn changes(&self, cursor: u64) -> CallFuture<'_, Result<Listed<Changes>, CallError>> {
         Box::pin(async move {
             let mut moved = self.cursor.subscribe();
+            let complete = cursor == 0 || !self.tells_changes.load(Ordering::SeqCst);
             if cursor == 0 {
                 self.lists.fetch_add(1, Ordering::SeqCst);
             } else {
@@ -216,7 +220,7 @@ impl RunningPlugin for Plugin {
                 .values()
                 .filter(|resource| unreadable.iter().all(|other| other.id.as_ref() != Some(&resource.id)));
             let resources = readable.cloned().collect();
-            let readable = Changes { cursor, complete: true, resources, removed: Vec::new() };
+            let readable = Changes { cursor, complete, resources, removed: Vec::new() };
             Ok(Listed { readable, unreadable })
         })
     }

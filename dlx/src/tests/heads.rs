@@ -13,15 +13,21 @@ const BOTH: &str =
     "POST /x HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
 
 /// A sleeping resource beside one that is awake.
-async fn two() -> (Site, std::sync::Arc<upstream::Echo>) {
+async fn two(relay: bool) -> (Site, std::sync::Arc<upstream::Echo>) {
     let (address, echo) = upstream::echo(async || ()).await;
     let plugin = Plugin::at(address).asleep("a").awake("b", address);
-    (Site::start(plugin, SiteOptions::default()).await, echo)
+    (Site::start(plugin, SiteOptions { relay, ..SiteOptions::default() }).await, echo)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_looks_like_a_head_is_a_body() {
-    let (site, echo) = two().await;
+    for relay in [true, false] {
+        send_bodies_like_heads(relay).await;
+    }
+}
+
+async fn send_bodies_like_heads(relay: bool) {
+    let (site, echo) = two(relay).await;
     let length = BOTH.len();
     let text = format!("POST /1 HTTP/1.1\r\nHost: b.test\r\nContent-Length: {length}\r\n\r\n{BOTH}");
     let chunk = format!("{length:x}\r\n{BOTH}\r\n0\r\n\r\n");
@@ -144,7 +150,13 @@ fn written(request: &str, host: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_heads_are_refused_alike_with_a_reason_and_wake_nothing() {
-    let (site, echo) = two().await;
+    for relay in [true, false] {
+        send_bad_heads(relay).await;
+    }
+}
+
+async fn send_bad_heads(relay: bool) {
+    let (site, echo) = two(relay).await;
     for (expected, request) in REFUSED {
         let mut answers = Vec::new();
         for host in ["a.test", "b.test"] {
@@ -192,7 +204,12 @@ const TAKEN: &[&str] = &[
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unusual_heads_are_accepted_alike_and_forwarded_with_one_length() {
-    let (site, echo) = two().await;
+    // Each wake takes a while.
+    tokio::join!(send_unusual_heads(true), send_unusual_heads(false));
+}
+
+async fn send_unusual_heads(relay: bool) {
+    let (site, echo) = two(relay).await;
     let first = site.plugin.get("a");
     for (number, request) in TAKEN.iter().enumerate() {
         let mut answers = Vec::new();
@@ -231,7 +248,7 @@ impl hyper::body::Body for Nothing {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lengths_are_checked_alike_in_http2_and_http1() {
-    let (site, _) = two().await;
+    let (site, _) = two(true).await;
     let stream = hyper_util::rt::TokioIo::new(site.connect().await);
     let executor = hyper_util::rt::TokioExecutor::new();
     let (mut client, connection) = hyper::client::conn::http2::handshake(executor, stream).await.unwrap();
@@ -329,7 +346,7 @@ fn heads() -> impl Strategy<Value = String> {
 /// it is forwarded.
 #[tokio::test(flavor = "multi_thread")]
 async fn heads_are_checked_alike_asleep_and_awake() {
-    let (site, _) = two().await;
+    let (site, _) = two(true).await;
     let first = site.plugin.get("a");
     let judge = async |head: String| {
         let before = site.plugin.set_scales.load(Ordering::SeqCst);

@@ -67,6 +67,14 @@ async fn other_transfer_codings_are_not_forwarded_as_plain_bodies() {
     assert_eq!(status(&answer), 400, "{answer}");
 }
 
+/// The client does not wait for the end of a head that is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resource_that_speaks_another_protocol_is_a_502() {
+    let site = answering(b"SSH-2.0-OpenSSH_9.2p1\r\n").await;
+    let answer = site.get("a.test", "/").await;
+    assert_eq!(status(&answer), 502, "{answer}");
+}
+
 /// Two answers to one request: the second is discarded.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_answer_is_discarded() {
@@ -144,14 +152,21 @@ async fn a_body_that_its_client_breaks_is_not_counted_against_the_resource() {
     let (address, _) = upstream::echo(async || ()).await;
     let site = Site::start(Plugin::at(address).awake("a", address), SiteOptions::default()).await;
     let head = "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n";
-    for broken in ["zz\r\nabc\r\n0\r\n\r\n", "3\r\nabcde\r\n0\r\n\r\n", "fffffffffffffffff\r\nabc"] {
+    for broken in [
+        "zz\r\nabc\r\n0\r\n\r\n",
+        "3\r\nabcde\r\n0\r\n\r\n",
+        "fffffffffffffffff\r\nabc",
+        "8000000000000000\r\nabc",
+        "0\r\nContent-Length: 5\r\n\r\n",
+        "0\r\nX-Forwarded-For: 10.0.0.1\r\n\r\n",
+    ] {
         let answer = site.raw(format!("{head}3\r\nabc\r\n{broken}").as_bytes()).await;
         assert_eq!(status(&answer), 400, "{broken:?}: {answer}");
         assert_eq!(header(&answer, "connection"), Some("close"), "{answer}");
     }
     let mut client = site.connect().await;
     client.write_all(format!("{head}3\r\nab").as_bytes()).await.unwrap();
-    until("it has come", || site.resource("a").counts.total() == 4).await;
+    until("it has come", || site.resource("a").counts.total() == 7).await;
     drop(client);
     until("it has left", || site.resource("a").counts.in_flight() == 0).await;
     assert_eq!(site.resource("a").counts.classes(), [0; 5]);

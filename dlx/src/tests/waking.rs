@@ -356,3 +356,26 @@ async fn a_slow_failure_is_remembered_for_a_second_only() {
     // As if it had taken longer than the pause before.
     assert_eq!(pause_after(Duration::ZERO).await, second);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_says_what_changed_lists_nothing_for_a_wake() {
+    let (address, _) = upstream::echo(async || ()).await;
+    let plugin = Plugin::at(address).asleep("a").asleep("b");
+    plugin.tells_changes.store(true, Ordering::SeqCst);
+    let site = std::sync::Arc::new(Site::start(plugin.clone(), SiteOptions::default()).await);
+    let source = site.resource("a").read(|view| view.source.clone());
+    plugin.change("b", |resource| resource.status = "changed".to_owned());
+    until("it has said what changed", || source.tells_changes()).await;
+    let listed = plugin.lists.load(Ordering::SeqCst);
+    // The wake is written before it is told.
+    plugin.stalled.send_replace(true);
+    let woken = tokio::spawn({
+        let site = site.clone();
+        async move { status(&site.get("a.test", "/").await) }
+    });
+    until("the wake is written", || !reported(&site).is_empty()).await;
+    plugin.stalled.send_replace(false);
+    assert_eq!(woken.await.unwrap(), 200);
+    assert_eq!(plugin.lists.load(Ordering::SeqCst), listed, "lists");
+    assert_eq!(plugin.set_scales.load(Ordering::SeqCst), 1, "wakes");
+}

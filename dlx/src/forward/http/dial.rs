@@ -18,6 +18,14 @@ pub(crate) enum UpstreamError {
     Handshake { protocol: &'static str, address: String, source: hyper::Error },
     #[error("{}", explain(.0))]
     Exchange(#[from] hyper::Error),
+    #[error("it closed the connection before the end of its response")]
+    Incomplete,
+    #[error("its response cannot be read: {0}")]
+    Malformed(&'static str),
+    #[error("its response has an invalid chunk")]
+    BrokenChunk,
+    #[error("its response cannot be read: {0}")]
+    Io(#[from] io::Error),
     #[error("it switched protocols without being asked")]
     UnrequestedSwitch,
     #[error("the Transfer-Encoding of its response is not exactly chunked")]
@@ -51,7 +59,15 @@ pub(crate) async fn dial(target: &EndpointTarget) -> Result<TcpStream, UpstreamE
 pub(crate) async fn dial_http1(
     target: &EndpointTarget,
 ) -> Result<(http1::SendRequest<RequestBody>, Upstream), UpstreamError> {
-    let upstream = Upstream::new(dial(target).await?);
+    handshake_http1(dial(target).await?, target).await
+}
+
+/// The same on a connection that is open.
+pub(crate) async fn handshake_http1(
+    stream: TcpStream,
+    target: &EndpointTarget,
+) -> Result<(http1::SendRequest<RequestBody>, Upstream), UpstreamError> {
+    let upstream = Upstream::new(stream);
     let (sender, connection) = http1::Builder::new()
         // Copying a small body costs less than writing two buffers.
         .writev(false)

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// A dispatched request frees its permit when the head of its response has arrived, or after this time.
-const PERMIT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const PERMIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause before a port of a ready endpoint is tried again.
 const PORT_RETRY_DELAY: Duration = Duration::from_millis(20);
 
@@ -53,9 +53,17 @@ pub(crate) fn forward(
     request: Request<Incoming>,
 ) -> Exchange {
     let Identified { resource, path } = identified;
-    let admission = match context.take_parked() {
-        Some(ParkedRequest { admission, outcome }) if Arc::ptr_eq(admission.resource(), &resource) => {
-            return Box::pin(async move { send_on(context, admission, path, request, outcome?).await });
+    let parked = context.take_parked();
+    if !parked.as_ref().is_some_and(|parked| parked.counted) {
+        resource.counts.arrived();
+    }
+    let admission = match parked {
+        Some(ParkedRequest { admission, outcome, sent_before, .. })
+            if Arc::ptr_eq(admission.resource(), &resource) =>
+        {
+            return Box::pin(async move {
+                send_on(context, admission, path, request, outcome?, sent_before).await
+            });
         }
         Some(ParkedRequest { admission, .. }) => admission.for_resource(resource),
         None => Admission::new(resource),
@@ -63,7 +71,7 @@ pub(crate) fn forward(
     match admission.enter() {
         Some(in_flight) => {
             let admitted = Admitted { in_flight, held: None };
-            Box::pin(send_on(context, admission, path, request, admitted))
+            Box::pin(send_on(context, admission, path, request, admitted, false))
         }
         None => Box::pin(hold(context, admission, path, request)),
     }
@@ -78,7 +86,7 @@ pub(crate) fn at_once(
 ) -> Exchange {
     let Identified { resource, path } = identified;
     let admitted = Admitted { in_flight, held: None };
-    Box::pin(send_on(context, Admission::at_once(resource), path, request, admitted))
+    Box::pin(send_on(context, Admission::at_once(resource), path, request, admitted, false))
 }
 
 /// Holds a request until its resource is up, then sends it; stops when its client leaves.
@@ -111,7 +119,7 @@ async fn hold(
             }
         },
     };
-    Box::pin(send_on(context, admission, path, request, admitted)).await
+    Box::pin(send_on(context, admission, path, request, admitted, false)).await
 }
 
 /// Holds a request that found no endpoint. An error says whether the resource may have seen it the first time.
@@ -129,15 +137,19 @@ async fn wait_again(
     })
 }
 
-/// Sends a dispatched request to its resource.
+/// Sends a dispatched request to its resource. `sent_before`: for the second time.
 async fn send_on(
     context: Arc<ConnectionContext>,
     mut admission: Admission,
     path: Option<http::uri::PathAndQuery>,
     request: Request<Incoming>,
     mut admitted: Admitted,
+    sent_before: bool,
 ) -> Result<Response<ResponseBody>, Arc<ErrorResponse>> {
     let (mut request, switch) = outgoing(&context, admission.resource(), path, request);
+    if sent_before {
+        request = resend::second(request);
+    }
     let unanswered = request.body().unanswered();
     let (mut cold, mut marked) = (None, false);
     loop {
@@ -217,7 +229,7 @@ async fn send_on(
     }
 }
 
-fn choose(context: &ConnectionContext, resource: &ResourceHandle) -> Option<Arc<EndpointTarget>> {
+pub(super) fn choose(context: &ConnectionContext, resource: &ResourceHandle) -> Option<Arc<EndpointTarget>> {
     let snapshot = resource.snapshot.load();
     let target = snapshot.ready.get(context.pool.turn(snapshot.ready.len()))?;
     Some(target.on_port(context.origin.port.as_ref().and_then(|identity| identity.port.target)))
@@ -286,7 +298,7 @@ fn outgoing(
 ///
 /// On a resource's own port they are passed on as the resource would get them without the DLX, and the resource decides
 /// whom to trust; with trusted proxies, those of other peers are replaced, on every port.
-fn forwarded_headers(context: &ConnectionContext, resource: &ResourceHandle) -> ForwardedHeaders {
+pub(super) fn forwarded_headers(context: &ConnectionContext, resource: &ResourceHandle) -> ForwardedHeaders {
     let own_port = context.origin.port.is_some();
     let believed = context.origin.trusted || own_port && context.identifier.peers.is_empty();
     if !believed {
@@ -375,16 +387,21 @@ fn incoming(
         }
         Answer::Switched(response) => upgrade::switch(response, switch, in_flight, context.clone()),
     };
-    if let Some(cold) = cold {
-        let (cold, first) = resource.decide(|view| view.add_first_byte(cold));
-        if let Some(took) = first {
-            resource.carry_out(Effect::FirstByte(took));
-        }
-        if let Ok(value) = HeaderValue::try_from(timing(cold)) {
-            response.headers_mut().append(HeaderName::from_static("server-timing"), value);
-        }
+    if let Some(cold) = cold
+        && let Ok(value) = HeaderValue::try_from(first_byte(&resource, cold))
+    {
+        response.headers_mut().append(HeaderName::from_static("server-timing"), value);
     }
     response
+}
+
+/// Notes that the answer to a request that was held has begun; the `Server-Timing` of it.
+pub(super) fn first_byte(resource: &Arc<ResourceHandle>, cold: ColdStart) -> String {
+    let (cold, first) = resource.decide(|view| view.add_first_byte(cold));
+    if let Some(took) = first {
+        resource.carry_out(Effect::FirstByte(took));
+    }
+    timing(cold)
 }
 
 /// The phases of the wait, in milliseconds: `hold;dur=812.4, wake;dur=811.0, decide;dur=0.1, ...`.

@@ -1,5 +1,6 @@
 //! Rewrites heads: removes what belongs to one connection, and adds what a proxy has to add.
 
+use crate::identify::is_about_client;
 use bytes::{Bytes, BytesMut};
 use daemon::settings::ForwardedHeaders;
 use http::{
@@ -24,8 +25,8 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// Fields for framing and routing: `Connection` must not remove them.
-const NEVER_NAMED: [HeaderName; 4] =
-    [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION, header::VIA];
+const NEVER_NAMED: [HeaderName; 5] =
+    [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::AUTHORIZATION, header::VIA];
 
 /// Copies the parts of the head that lie in the connection's read buffer. As long as they do, hyper needs another buffer
 /// of 8 KiB for what comes next.
@@ -117,19 +118,21 @@ fn named(headers: &HeaderMap) -> Vec<HeaderName> {
     let values = headers.get_all(header::CONNECTION).iter();
     let names = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     let names = names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
-    names.filter(|name| !NEVER_NAMED.contains(name) && !is_about_client(name)).collect()
+    names.filter(|name| may_be_named(name.as_str(), name.as_str().as_bytes())).collect()
 }
 
-/// Whether a field is about the client. `_` equals `-`: CGI, WSGI and PHP treat them alike.
-fn is_about_client(name: &HeaderName) -> bool {
-    let is = |byte: u8, wanted: u8| byte == wanted || byte == b'_' && wanted == b'-';
-    let begins = |with: &str| {
-        name.as_str().len() >= with.len()
-            && name.as_str().bytes().zip(with.bytes()).all(|(byte, wanted)| is(byte, wanted))
-    };
-    begins("x-forwarded-")
-        || name == header::FORWARDED
-        || name.as_str().len() == X_REAL_IP.as_str().len() && begins(X_REAL_IP.as_str())
+/// Whether a field has the name `word`, a word of `Connection`, and may be removed because of it.
+pub(crate) fn may_be_named(name: &str, word: &[u8]) -> bool {
+    name.as_bytes().eq_ignore_ascii_case(word)
+        && !NEVER_NAMED.iter().any(|never| name.eq_ignore_ascii_case(never.as_str()))
+        && !is_about_client(name)
+}
+
+/// Whether a field belongs to one connection.
+pub(crate) fn is_hop_by_hop(name: &str) -> bool {
+    // Compared by their lengths first: most fields are none of these.
+    matches!(name.len(), 2 | 7 | 10 | 14 | 16)
+        && HOP_BY_HOP.iter().any(|own| name.eq_ignore_ascii_case(own.as_str()))
 }
 
 /// Passes on, extends or replaces the headers about the client.
@@ -144,7 +147,8 @@ pub(crate) fn forwarded(headers: &mut HeaderMap, peer: &HeaderValue, how: Forwar
         }
         ForwardedHeaders::Append => {}
         ForwardedHeaders::Replace => {
-            let names: Vec<_> = headers.keys().filter(|name| is_about_client(name)).cloned().collect();
+            let names: Vec<_> =
+                headers.keys().filter(|name| is_about_client(name.as_str())).cloned().collect();
             for name in names {
                 headers.remove(name);
             }
@@ -167,10 +171,14 @@ pub(crate) fn forwarded(headers: &mut HeaderMap, peer: &HeaderValue, how: Forwar
 
 /// How often `Via` has this mark.
 pub(crate) fn marks(headers: &HeaderMap, mark: &HeaderValue) -> usize {
-    let own = pseudonym(mark.as_bytes());
-    let hops =
-        headers.get_all(header::VIA).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    hops.filter(|hop| pseudonym(hop) == own).count()
+    let values = headers.get_all(header::VIA).iter();
+    values.map(|value| count_marks(value.as_bytes(), mark.as_bytes())).sum()
+}
+
+/// How often one value of `Via` has this mark.
+pub(crate) fn count_marks(via: &[u8], mark: &[u8]) -> usize {
+    let own = pseudonym(mark);
+    via.split(|byte| *byte == b',').filter(|hop| pseudonym(hop) == own).count()
 }
 
 /// `scaler-1` of `1.1 scaler-1 (comment)`.
@@ -254,9 +262,12 @@ mod tests {
 
     #[test]
     fn a_length_beside_chunks_is_removed() {
-        let mut own = headers(&[("transfer-encoding", "chunked"), ("content-length", "3")]);
-        strip(&mut own);
-        assert_eq!(own, headers(&[]));
+        let lengths = [("transfer-encoding", "chunked"), ("content-length", "3")];
+        for connection in [&[][..], &[("connection", "transfer-encoding")]] {
+            let mut own = headers(&[connection, &lengths].concat());
+            strip(&mut own);
+            assert_eq!(own, headers(&[]), "{connection:?}");
+        }
     }
 
     #[test]

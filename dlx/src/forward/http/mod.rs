@@ -6,6 +6,7 @@ mod forward;
 mod habit;
 mod headers;
 mod pool;
+mod relay;
 mod replay;
 mod resend;
 mod static_response;
@@ -20,6 +21,7 @@ pub(crate) use dial::dial;
 pub(crate) use forward::forward;
 pub(crate) use headers::marks;
 pub(crate) use pool::{Pool, Pools};
+pub(crate) use relay::{Relayed, serve as relay};
 pub(crate) use static_response::serve as serve_static_response;
 use tokio_util::sync::CancellationToken;
 pub(crate) use upload::RequestBody;
@@ -52,19 +54,28 @@ pub(crate) struct ConnectionContext {
     pub(crate) progress: Arc<ConnectionProgress>,
 }
 
-/// A connection's first request that was held before the connection was served.
+/// A connection's first request, or the one that the relay hands over: it was admitted before the HTTP library saw it.
 #[derive(Debug)]
 pub(crate) struct ParkedRequest {
     /// Its admission.
     pub(crate) admission: Admission,
     /// Whether it was admitted.
     pub(crate) outcome: Result<Admitted, Arc<ErrorResponse>>,
+    /// Whether it counts as a request already.
+    pub(crate) counted: bool,
+    /// Whether it was sent before, on a connection that was closed meanwhile.
+    pub(crate) sent_before: bool,
 }
 
 // === impl ConnectionContext ===
 
 impl ConnectionContext {
-    /// Takes the parked first request.
+    /// Parks the request that comes next.
+    pub(crate) fn park(&self, request: ParkedRequest) {
+        *self.parked.lock().unwrap_or_else(PoisonError::into_inner) = Some(request);
+    }
+
+    /// Takes the parked request.
     pub(crate) fn take_parked(&self) -> Option<ParkedRequest> {
         self.parked.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

@@ -16,16 +16,17 @@ use hyper::{
     client::conn::{http1, http2},
 };
 use tokio::{
+    net::TcpStream,
     sync::Notify,
     time::{Instant, sleep_until},
 };
 
 use super::{
     RequestBody,
-    dial::{UpstreamError, dial_http1, dial_http2},
+    dial::{UpstreamError, dial, dial_http1, dial_http2, handshake_http1},
     habit::KeepAliveHabit,
     resend,
-    upstream::{IdleState, Upstream},
+    upstream::{self, IdleState, Upstream},
 };
 use crate::state::{EndpointTarget, ResourceHandle};
 
@@ -70,11 +71,32 @@ struct Kept {
 /// A connection that carries one request at a time.
 #[derive(Debug)]
 struct Connection {
-    sender: http1::SendRequest<RequestBody>,
-    upstream: Upstream,
+    link: Link,
     /// How many answers came on it, to their end.
     answers: u32,
     /// When the last answer ended, or it was made.
+    since: Instant,
+}
+
+/// Who reads and writes an open connection. An idle one may change hands.
+#[derive(Debug)]
+enum Link {
+    /// The HTTP library.
+    Library(http1::SendRequest<RequestBody>, Upstream),
+    /// The relay.
+    Relay(TcpStream),
+}
+
+/// A connection in use by the relay.
+#[derive(Debug)]
+pub(crate) struct RelayConnection {
+    /// The connection.
+    pub(crate) stream: TcpStream,
+    /// Whether a request was answered on it before.
+    pub(crate) reused: bool,
+    pool: Arc<Pool>,
+    target: u64,
+    answers: u32,
     since: Instant,
 }
 
@@ -146,19 +168,22 @@ impl Pool {
             // A request that is sent again takes a new connection.
             let kept = if second { None } else { self.take(target.number, safe) };
             let reused = kept.is_some();
-            let mut connection = match kept {
-                Some(connection) => connection,
-                None => match Box::pin(dial_http1(target)).await {
-                    Ok((sender, upstream)) => {
-                        Connection { sender, upstream, answers: 0, since: Instant::now() }
-                    }
-                    Err(error) => return Err(Unsent::Never(Box::new(request), error)),
-                },
+            let (answers, since) =
+                kept.as_ref().map_or((0, Instant::now()), |kept| (kept.answers, kept.since));
+            let library = match kept.map(|kept| kept.link) {
+                Some(Link::Library(sender, upstream)) => Ok((sender, upstream)),
+                Some(Link::Relay(stream)) => Box::pin(handshake_http1(stream, target)).await,
+                None => Box::pin(dial_http1(target)).await,
+            };
+            let (mut sender, upstream) = match library {
+                Ok(library) => library,
+                Err(error) => return Err(Unsent::Never(Box::new(request), error)),
             };
             let copy = (reused && safe).then(|| resend::copy(&request));
             let sent = Instant::now();
-            connection.upstream.begin();
-            let result = connection.sender.try_send_request(request).await;
+            upstream.begin();
+            let result = sender.try_send_request(request).await;
+            let connection = Connection { link: Link::Library(sender, upstream.clone()), answers, since };
             let mut failed = match result {
                 Ok(response) => {
                     self.count_second(second);
@@ -173,9 +198,7 @@ impl Pool {
                 // The idle connection was closed: try the next, or a new one.
                 (Some(again), _) if reused => request = again,
                 (Some(again), _) => return Err(Unsent::Never(Box::new(again), failed.into_error().into())),
-                (None, Some(copy))
-                    if !connection.upstream.answered() && resend::crossed(&connection.upstream, sent) =>
-                {
+                (None, Some(copy)) if !upstream.answered() && resend::crossed(upstream.closed(), sent) => {
                     self.note_closed(target.number, &connection);
                     request = resend::second(copy);
                 }
@@ -222,7 +245,7 @@ impl Pool {
                 (Some(again), _) => return Err(Unsent::Never(Box::new(again), failed.into_error().into())),
                 (None, Some(copy))
                     if resend::was_refused(failed.error(), &upstream) && resend::begins_again(&copy)
-                        || reused && safe && resend::crossed(&upstream, sent) =>
+                        || reused && safe && resend::crossed(upstream.closed(), sent) =>
                 {
                     request = resend::second(copy);
                 }
@@ -263,6 +286,47 @@ impl Pool {
         }
     }
 
+    /// An idle connection for the relay; as [`take`](Self::take) chooses.
+    pub(crate) fn take_idle(
+        self: &Arc<Self>,
+        target: &EndpointTarget,
+        safe: bool,
+    ) -> Option<RelayConnection> {
+        loop {
+            let Connection { link, answers, since } = self.take(target.number, safe)?;
+            let stream = match link {
+                Link::Relay(stream) => Some(stream),
+                Link::Library(_, upstream) => upstream.detach(),
+            };
+            if let Some(stream) = stream {
+                return Some(self.relayed(target.number, stream, answers, since));
+            }
+        }
+    }
+
+    /// A new connection for the relay.
+    ///
+    /// # Errors
+    ///
+    /// The endpoint cannot be reached.
+    pub(crate) async fn dial(
+        self: &Arc<Self>,
+        target: &EndpointTarget,
+    ) -> Result<RelayConnection, UpstreamError> {
+        let stream = dial(target).await?;
+        Ok(self.relayed(target.number, stream, 0, Instant::now()))
+    }
+
+    fn relayed(
+        self: &Arc<Self>,
+        target: u64,
+        stream: TcpStream,
+        answers: u32,
+        since: Instant,
+    ) -> RelayConnection {
+        RelayConnection { stream, reused: answers > 0, pool: self.clone(), target, answers, since }
+    }
+
     /// An idle connection; for a request that cannot be sent again, one that is likely to stay open.
     fn take(&self, target: u64, safe: bool) -> Option<Connection> {
         let mut idle = self.lock();
@@ -276,9 +340,9 @@ impl Pool {
         while at > 0 {
             at -= 1;
             let connection = &kept.http1[at];
-            let closed = connection.sender.is_closed();
-            let fits = connection.sender.is_ready() && (safe || kept.habit.trusted(connection.since, now));
-            if closed || fits && connection.upstream.peek_state() != IdleState::Quiet {
+            let closed = connection.is_closed();
+            let fits = connection.is_ready() && (safe || kept.habit.trusted(connection.since, now));
+            if closed || fits && connection.peek_state() != IdleState::Quiet {
                 connection.record_close(&mut kept.habit, now);
                 kept.http1.swap_remove(at);
             } else if fits {
@@ -334,7 +398,7 @@ impl Pool {
         idle.endpoints.retain(|_, kept| {
             let habit = &mut kept.habit;
             kept.http1.retain(|connection| {
-                let closed = connection.sender.is_closed();
+                let closed = connection.is_closed();
                 if closed {
                     connection.record_close(habit, now);
                 }
@@ -409,9 +473,54 @@ impl Idle {
 // === impl Connection ===
 
 impl Connection {
+    /// Whether its end was seen. That of the relay's is seen only by [`peek_state`](Self::peek_state).
+    fn is_closed(&self) -> bool {
+        match &self.link {
+            Link::Library(sender, _) => sender.is_closed(),
+            Link::Relay(_) => false,
+        }
+    }
+
+    /// Whether the last exchange on it is over.
+    fn is_ready(&self) -> bool {
+        match &self.link {
+            Link::Library(sender, _) => sender.is_ready(),
+            Link::Relay(_) => true,
+        }
+    }
+
+    fn peek_state(&self) -> IdleState {
+        match &self.link {
+            Link::Library(_, upstream) => upstream.peek_state(),
+            Link::Relay(stream) => upstream::peek_state(stream),
+        }
+    }
+
     /// Notes that it was closed by `now`, or earlier if that was seen.
     fn record_close(&self, habit: &mut KeepAliveHabit, now: Instant) {
-        habit.closed(self.answers, self.since, self.upstream.closed().unwrap_or(now));
+        let closed = match &self.link {
+            Link::Library(_, upstream) => upstream.closed(),
+            Link::Relay(_) => None,
+        };
+        habit.closed(self.answers, self.since, closed.unwrap_or(now));
+    }
+}
+
+// === impl RelayConnection ===
+
+impl RelayConnection {
+    /// At the end of the response: keeps the connection if its endpoint still takes requests.
+    pub(crate) fn return_to_pool(self, resource: &ResourceHandle) {
+        let Self { stream, pool, target, answers, since, .. } = self;
+        if resource.is_ready_at(EndpointTarget::listed(target)) {
+            pool.put(target, Connection { link: Link::Relay(stream), answers, since });
+        }
+    }
+
+    /// Notes that it was closed while the next request was on its way.
+    pub(crate) fn note_closed(self) {
+        let Self { stream, pool, target, answers, since, .. } = self;
+        pool.note_closed(target, &Connection { link: Link::Relay(stream), answers, since });
     }
 }
 

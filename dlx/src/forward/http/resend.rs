@@ -77,8 +77,8 @@ fn copy_with(request: &Request<RequestBody>, body: RequestBody) -> Request<Reque
 }
 
 /// Whether a request that was sent at `sent` on a reused connection crossed with the connection's close.
-pub(crate) fn crossed(connection: &Upstream, sent: Instant) -> bool {
-    connection.closed().is_some_and(|closed| closed.duration_since(sent) < CROSSED_WITHIN)
+pub(crate) fn crossed(closed: Option<Instant>, sent: Instant) -> bool {
+    closed.is_some_and(|closed| closed.duration_since(sent) < CROSSED_WITHIN)
 }
 
 /// Whether the resource reported that it did not process the request: it refused the stream, or its GOAWAY names an

@@ -1,4 +1,4 @@
-//! A connection to a resource, used from two sides: hyper reads and writes it, and the pool checks its state.
+//! A connection to a resource that the HTTP library reads and writes, while the pool checks its state.
 
 use std::{
     io,
@@ -20,7 +20,8 @@ pub(crate) struct Upstream(Arc<Mutex<Inner>>);
 
 #[derive(Debug)]
 struct Inner {
-    stream: TcpStream,
+    /// `None` when it was detached.
+    stream: Option<TcpStream>,
     /// A byte came since the last request began.
     answered: bool,
     /// When the other end was found to have closed it, by an end or a reset.
@@ -43,7 +44,7 @@ pub(crate) enum IdleState {
 impl Upstream {
     /// Wraps a connection.
     pub(crate) fn new(stream: TcpStream) -> Self {
-        Self(Arc::new(Mutex::new(Inner { stream, answered: false, closed: None })))
+        Self(Arc::new(Mutex::new(Inner { stream: Some(stream), answered: false, closed: None })))
     }
 
     /// Notes that a request is about to be sent.
@@ -57,11 +58,12 @@ impl Upstream {
         if inner.closed.is_some() {
             return IdleState::Closed;
         }
-        match recv(&inner.stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-            Ok((_, 1..)) => IdleState::Readable,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => IdleState::Quiet,
-            Ok(_) | Err(_) => IdleState::Closed,
-        }
+        inner.stream.as_ref().map_or(IdleState::Closed, peek_state)
+    }
+
+    /// Takes the connection from the HTTP library, which must not be using it: the library's side ends.
+    pub(crate) fn detach(&self) -> Option<TcpStream> {
+        self.lock().stream.take()
     }
 
     /// When the other end was found to have closed it.
@@ -87,7 +89,9 @@ impl AsyncRead for Upstream {
     ) -> Poll<io::Result<()>> {
         let mut inner = self.lock();
         let before = buffer.filled().len();
-        let read = Pin::new(&mut inner.stream).poll_read(cx, buffer);
+        // Detached: as if the other end had closed it.
+        let Some(stream) = &mut inner.stream else { return Poll::Ready(Ok(())) };
+        let read = Pin::new(stream).poll_read(cx, buffer);
         match &read {
             Poll::Ready(Ok(())) if buffer.filled().len() > before => inner.answered = true,
             Poll::Ready(Ok(())) if buffer.remaining() > 0 => inner.closed = Some(Instant::now()),
@@ -100,7 +104,11 @@ impl AsyncRead for Upstream {
 
 impl AsyncWrite for Upstream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.lock().stream).poll_write(cx, bytes);
+        let mut inner = self.lock();
+        let Some(stream) = &mut inner.stream else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        let written = Pin::new(stream).poll_write(cx, bytes);
         written.map(|written| untaken(written, bytes.len()))
     }
 
@@ -109,20 +117,33 @@ impl AsyncWrite for Upstream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.lock().stream).poll_write_vectored(cx, slices);
+        let mut inner = self.lock();
+        let Some(stream) = &mut inner.stream else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        let written = Pin::new(stream).poll_write_vectored(cx, slices);
         written.map(|written| untaken(written, slices.iter().map(|slice| slice.len()).sum()))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.lock().stream.is_write_vectored()
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.lock().stream).poll_flush(cx)
+        self.lock().stream.as_mut().map_or(Poll::Ready(Ok(())), |stream| Pin::new(stream).poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.lock().stream).poll_shutdown(cx)
+        self.lock().stream.as_mut().map_or(Poll::Ready(Ok(())), |stream| Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+/// The state of an idle connection.
+pub(crate) fn peek_state(stream: &TcpStream) -> IdleState {
+    match recv(stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        Ok((_, 1..)) => IdleState::Readable,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => IdleState::Quiet,
+        Ok(_) | Err(_) => IdleState::Closed,
     }
 }
 
@@ -136,7 +157,7 @@ fn untaken(written: io::Result<usize>, all: usize) -> io::Result<usize> {
 }
 
 /// Whether an error says that the other end closed the connection. A timeout does not.
-fn is_closed(error: &io::Error) -> bool {
+pub(crate) fn is_closed(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
     matches!(error.kind(), ConnectionReset | ConnectionAborted | BrokenPipe)
 }

@@ -27,7 +27,7 @@ async fn connected() -> (TcpStream, Requests) {
     client.set_nodelay(true).unwrap();
     let socket = Socket::new(listener.accept().await.unwrap().0);
     let progress = ConnectionProgress::new(Timeouts::default(), ConnectionSlots::new(1, usize::MAX));
-    (client, Requests::new(socket.clone(), Timed::new(socket, progress)))
+    (client, Requests::new(socket.clone(), Timed::new(socket, progress), Vec::new()))
 }
 
 /// The bytes that can be read when these were sent.

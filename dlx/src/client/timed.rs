@@ -1,4 +1,4 @@
-//! A client's connection as hyper reads and writes it: it ends when a timeout expires.
+//! A client's connection as HTTP/1 and HTTP/2 are read and written on it: it ends when a timeout expires.
 
 use std::{
     io,
@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use crate::client::{ConnectionProgress, ExpiredTimeout, Socket};
+use super::{ConnectionProgress, ExpiredTimeout, Socket};
 
 /// A connection with timeouts.
 #[derive(Debug)]
