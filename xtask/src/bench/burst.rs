@@ -1,23 +1,29 @@
 //! Many requests at once to one sleeping resource.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, bail, ensure};
 
-use super::{clients::Clients, hello, report::Burst};
+use super::{clients::Clients, report::Burst};
 use crate::{
     build::Built,
-    scene::{Scene, Script, process_section},
+    scene::{Scene, Script, Service, free_port, process_section},
     view::views,
 };
 
-/// Sends `requests` to a service that starts in 2 s: all are held when it comes up.
+/// Sends `requests` to a service that starts in 2 s: all are held when it comes up. `hello`: its program.
 ///
 /// # Errors
 ///
 /// A request that was not answered 200, or more than one start.
-pub async fn measure(built: &Built, requests: usize) -> Result<Burst> {
-    let service = hello(built, "burst", 17_200, &["--start-delay", "2s"])?;
+pub async fn measure(dlx: &Built, hello: &Path, requests: usize) -> Result<Burst> {
+    let port = free_port(17_200)?;
+    let program = hello.display().to_string();
+    let command = [program, "--port".into(), port.to_string(), "--start-delay".into(), "2s".into()].into();
+    let service = Service { name: "burst", command, port };
     let namespace_file = format!(
         "namespace: bench\ndlx:\n  maxHeldRequests: {requests}\n  maxHeldBytes: 8GiB\n{}",
         process_section(&[service], Some("/"))
@@ -27,9 +33,9 @@ pub async fn measure(built: &Built, requests: usize) -> Result<Burst> {
         dlx: Some(vec!["--max-held-bytes".into(), "8GiB".into()]),
         autoscaler: false,
     };
-    let scene = Scene::start(built, &script).await?;
+    let scene = Scene::start(dlx, &script).await?;
     let started = Instant::now();
-    let clients = Clients::send(scene.addresses.entry, "burst.localhost", requests).await?;
+    let clients = Clients::send(scene.addresses.entry, |_| "burst.localhost".into(), requests).await?;
     let sent = started.elapsed();
     let answers = clients.answers(Duration::from_secs(60)).await?;
     let seconds = started.elapsed().as_secs_f64();

@@ -30,23 +30,17 @@ pub struct Answers {
 // === impl Clients ===
 
 impl Clients {
-    /// Opens `count` connections and sends one request on each.
+    /// Opens `count` connections and sends one request on each, to the host of its number.
     ///
     /// # Errors
     ///
     /// A connection that cannot be opened.
-    pub async fn send(address: SocketAddr, host: &str, count: usize) -> Result<Self> {
+    pub async fn send(address: SocketAddr, host: impl Fn(usize) -> String, count: usize) -> Result<Self> {
         let mut waiting = JoinSet::new();
         for number in 0..count {
-            let mut socket = TcpStream::connect(address)
-                .await
-                .with_context(|| format!("connection {number} to {address}"))?;
-            // About what curl sends, plus an id as a tracing client would.
-            let request = format!(
-                "GET /?{number} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: bench/1.0\r\nAccept: */*\r\nX-Request-Id: {number:032}\r\n\r\n"
-            );
-            socket.write_all(request.as_bytes()).await?;
-            waiting.spawn(answer(socket, Instant::now()));
+            let mut socket = connect(address, &host(number), number).await?;
+            let sent = Instant::now();
+            waiting.spawn(async move { answer(&mut socket).await.map(|()| sent.elapsed()) });
         }
         Ok(Self { waiting, sent: count })
     }
@@ -80,19 +74,38 @@ impl Clients {
     }
 }
 
-/// Reads one answer's head and closes.
-async fn answer(mut socket: TcpStream, sent: Instant) -> Result<Duration> {
+/// Opens a connection and sends a request.
+///
+/// # Errors
+///
+/// The connection cannot be opened.
+pub async fn connect(address: SocketAddr, host: &str, number: usize) -> Result<TcpStream> {
+    let mut socket =
+        TcpStream::connect(address).await.with_context(|| format!("connection {number} to {address}"))?;
+    // About what curl sends, plus an id as a tracing client would.
+    let request = format!(
+        "GET /?{number} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: bench/1.0\r\nAccept: */*\r\nX-Request-Id: {number:032}\r\n\r\n"
+    );
+    socket.write_all(request.as_bytes()).await?;
+    Ok(socket)
+}
+
+/// Reads the first bytes of an answer.
+///
+/// # Errors
+///
+/// It is not 200, or there is none.
+pub async fn answer(socket: &mut TcpStream) -> Result<()> {
     let mut head = Vec::with_capacity(512);
     loop {
         let read = socket.read_buf(&mut head).await?;
         if let Some(space) = head.iter().position(|byte| *byte == b' ')
             && let Some(status) = head.get(space + 1..space + 4)
         {
-            let time = sent.elapsed();
             if status != b"200" {
                 bail!("{}", String::from_utf8_lossy(&head).lines().next().unwrap_or_default());
             }
-            return Ok(time);
+            return Ok(());
         }
         if read == 0 {
             bail!("the connection was closed without an answer");

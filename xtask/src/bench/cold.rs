@@ -16,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::report::Cold;
+use super::report::{Cold, quantile};
 use crate::{
     build::Built,
     scene::{Scene, Script, Service, free_port, process_section},
@@ -80,12 +80,7 @@ pub async fn measure(built: &Built, starts: usize) -> Result<Cold> {
         }
     }
     added.sort_by(f64::total_cmp);
-    let at = |share: f64| {
-        added
-            .get(((added.len() as f64 * share).ceil() as usize).saturating_sub(1))
-            .copied()
-            .unwrap_or(f64::NAN)
-    };
+    let at = |share| quantile(&added, share);
     Ok(Cold { starts, p50_ms: at(0.5), p99_ms: at(0.99), max_ms: at(1.0) })
 }
 

@@ -20,7 +20,7 @@ const STILL: Duration = Duration::from_secs(5);
 /// # Errors
 ///
 /// They are not all held.
-pub async fn measure(built: &Built, requests: usize) -> Result<Held> {
+pub async fn measure(dlx: &Built, requests: usize) -> Result<Held> {
     // Of kind `command`: it has no endpoint until its start is done, so that nothing is probed either.
     let namespace_file = format!(
         "namespace: bench\ndlx:\n  holdTimeout: 5m\n  resourceReadinessTimeout: 10m\n  maxHeldRequests: {requests}\n  maxHeldBytes: 8GiB\n\
@@ -28,17 +28,18 @@ pub async fn measure(built: &Built, requests: usize) -> Result<Held> {
     );
     let script = Script {
         namespace_file,
-        dlx: Some(vec!["--max-held-bytes".into(), "8GiB".into()]),
+        // At the end it need not wait for the service.
+        dlx: Some(["--max-held-bytes", "8GiB", "--shutdown-grace", "0s"].map(str::to_owned).into()),
         autoscaler: false,
     };
-    let scene = Scene::start(built, &script).await?;
+    let scene = Scene::start(dlx, &script).await?;
     let pid = scene.pid("dlx").context("the DLX has no process id")?;
 
     // One held request starts the process; what that costs is not a held request's memory.
-    let first = Clients::send(scene.addresses.entry, "late.localhost", 1).await?;
+    let first = Clients::send(scene.addresses.entry, |_| "late.localhost".into(), 1).await?;
     held(&scene, first.sent()).await?;
     let (before, threads) = (proc::rss(pid)?, proc::threads(pid)?);
-    let clients = Clients::send(scene.addresses.entry, "late.localhost", requests - 1).await?;
+    let clients = Clients::send(scene.addresses.entry, |_| "late.localhost".into(), requests - 1).await?;
     held(&scene, requests).await?;
     let after = proc::rss(pid)?;
     let threads_after = proc::threads(pid)?;
@@ -48,7 +49,7 @@ pub async fn measure(built: &Built, requests: usize) -> Result<Held> {
     let cpu = proc::cpu(pid)?;
     pause(STILL).await;
     let wakeups = proc::wakeups(pid)? - wakeups;
-    let cpu = proc::cpu(pid)? - cpu;
+    let cpu = (proc::cpu(pid)? - cpu).total();
     drop((first, clients));
     Ok(Held {
         requests,

@@ -1,10 +1,18 @@
 //! The table and the JSON.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    fs, io,
+    path::Path,
+};
 
 use serde::{Deserialize, Serialize};
 
-use super::peers::Programs;
+use super::{
+    peers::Programs,
+    warm::{COMPARED, Figures, Row},
+};
 
 /// Everything one run measured.
 #[derive(Serialize)]
@@ -12,13 +20,15 @@ pub struct Report {
     machine: Machine,
     programs: Vec<(&'static str, String)>,
     /// In the order of the table.
-    pub warm: Vec<Warm>,
-    /// The look at a kept connection before it is used.
-    pub check_of_kept_ns: Option<f64>,
+    pub warm: Vec<Row>,
     /// Held requests.
-    pub held: Option<Held>,
+    pub held: Vec<Named<Held>>,
     /// The burst.
-    pub burst: Option<Burst>,
+    pub burst: Vec<Named<Burst>>,
+    /// What bursts leave in memory.
+    pub bursts: Vec<Named<Bursts>>,
+    /// Many processes.
+    pub wakes: Vec<Named<Wakes>>,
     /// Cold starts.
     pub cold: Option<Cold>,
     /// A cycle over many Deployments.
@@ -45,15 +55,14 @@ pub struct Spread {
     pub max: f64,
 }
 
-/// One proxy, warm.
+/// The figures of one DLX.
 #[derive(Serialize)]
-pub struct Warm {
+pub struct Named<T> {
     /// Which.
-    pub proxy: &'static str,
-    /// CPU of its process tree, user and kernel.
-    pub cpu_us_per_request: Spread,
-    /// Closed loop over the connections.
-    pub requests_per_second: Spread,
+    pub dlx: &'static str,
+    /// What was measured.
+    #[serde(flatten)]
+    pub figures: T,
 }
 
 /// Requests held while the resource starts.
@@ -88,6 +97,36 @@ pub struct Burst {
     pub sent_in_seconds: f64,
     /// From the first connection to the last answer, the resource's start included.
     pub seconds: f64,
+}
+
+/// Resident memory over several bursts.
+#[derive(Serialize)]
+pub struct Bursts {
+    /// Of each burst.
+    pub requests: usize,
+    /// Before the first.
+    pub start_kib: u64,
+    /// When the last request of each burst is answered and every connection is open.
+    pub full_kib: Vec<u64>,
+    /// Five seconds after that, with no connection.
+    pub after_kib: Vec<u64>,
+}
+
+/// Many processes woken at once, by one request each.
+#[derive(Serialize)]
+pub struct Wakes {
+    /// How many.
+    pub processes: usize,
+    /// From a request to the first byte of its answer.
+    pub p50_seconds: Spread,
+    /// The same.
+    pub p99_seconds: Spread,
+    /// CPU of the DLX alone, both kinds.
+    pub cpu_ms_per_wake: Spread,
+    /// The median in user mode.
+    pub user_ms_per_wake: f64,
+    /// The median in the kernel.
+    pub system_ms_per_wake: f64,
 }
 
 /// Cold starts.
@@ -157,6 +196,12 @@ pub struct InterceptedCycle {
     pub api_calls: f64,
 }
 
+/// The value that a share of all is not above; `sorted`: by size.
+pub fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let at = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(at.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+}
+
 // === impl Spread ===
 
 impl Spread {
@@ -165,7 +210,50 @@ impl Spread {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
         let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
-        Self { median: at(values.len() / 2), min: at(0), max: at(values.len().saturating_sub(1)) }
+        let last = values.len().saturating_sub(1);
+        Self { median: f64::midpoint(at(last / 2), at(values.len() / 2)), min: at(0), max: at(last) }
+    }
+}
+
+impl fmt::Display for Spread {
+    /// `0.67 [0.65 .. 0.70]`; large values have fewer digits.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = match self.median {
+            large if large >= 1000.0 => 0,
+            middle if middle >= 5.0 => 1,
+            _ => 2,
+        };
+        let Self { median, min, max } = self;
+        let text = format!("{median:.digits$} [{min:.digits$} .. {max:.digits$}]");
+        formatter.pad(&text)
+    }
+}
+
+// === impl Row ===
+
+impl Row {
+    fn print(&self) {
+        let per = if self.unit == "us" { "us per request" } else { "ms per GiB" };
+        let reach = self.reach.map(|reach| format!(" (reach: {reach} x HAProxy)")).unwrap_or_default();
+        println!("\n  {}: CPU in {per}{reach}", self.name);
+        let others: Vec<&str> = COMPARED
+            .into_iter()
+            .filter(|other| self.proxies.iter().any(|figures| figures.proxy == *other))
+            .collect();
+        let rate = if self.unit == "us" { "requests per second" } else { "MiB per second" };
+        let mut heading = format!("  {:<18}{:<26}{:>8}{:>8}  ", "", "all", "user", "system");
+        for other in &others {
+            let _ = write!(heading, "{:<24}", format!("x {other}"));
+        }
+        println!("{heading}{rate}");
+        for Figures { proxy, cpu, user, system, per_second, ratios } in &self.proxies {
+            let mut line = format!("  {proxy:<18}{cpu:<26}{user:>8.1}{system:>8.1}  ");
+            for other in &others {
+                let ratio = ratios.get(other).map(ToString::to_string).unwrap_or_default();
+                let _ = write!(line, "{ratio:<24}");
+            }
+            println!("{line}{per_second}");
+        }
     }
 }
 
@@ -206,9 +294,10 @@ impl Report {
             machine,
             programs: programs.versions(),
             warm: Vec::new(),
-            check_of_kept_ns: None,
-            held: None,
-            burst: None,
+            held: Vec::new(),
+            burst: Vec::new(),
+            bursts: Vec::new(),
+            wakes: Vec::new(),
             cold: None,
             cycle: None,
             interception: None,
@@ -227,11 +316,19 @@ impl Report {
     /// Prints the tables.
     pub fn print(&self) {
         println!("\n  {} x {}, Linux {}", self.machine.cores, self.machine.cpu, self.machine.kernel);
-        if !self.warm.is_empty() {
-            self.print_warm();
+        for (program, version) in &self.programs {
+            println!("  {program:<10}{version}");
         }
-        if let Some(held) = &self.held {
-            println!("\n  {} held requests", held.requests);
+        if !self.warm.is_empty() {
+            println!(
+                "\n  Medians [least .. greatest] of the rounds; x: the median of the ratios within a round"
+            );
+        }
+        for row in &self.warm {
+            row.print();
+        }
+        for Named { dlx, figures: held } in &self.held {
+            println!("\n  {dlx}: {} held requests", held.requests);
             line("memory per held request", &format!("{:.1} KiB", held.kib_per_request), "reach <= 14 KiB");
             line(
                 "wake-ups per second while holding",
@@ -244,14 +341,29 @@ impl Report {
                 "the same",
             );
         }
-        if let Some(burst) = &self.burst {
-            println!("\n  One burst to one sleeping resource that starts in 2 s");
+        for Named { dlx, figures: burst } in &self.burst {
+            println!("\n  {dlx}: one burst to one sleeping resource that starts in 2 s");
             line("requests, answered 200", &format!("{}, {}", burst.requests, burst.answered), "all of them");
             line(
                 "sent in; all answered after",
                 &format!("{:.1} s; {:.1} s", burst.sent_in_seconds, burst.seconds),
                 "",
             );
+        }
+        for Named { dlx, figures: bursts } in &self.bursts {
+            println!("\n  {dlx}: memory over {} bursts of {}", bursts.after_kib.len(), bursts.requests);
+            line("at the start", &mib(&[bursts.start_kib]), "");
+            line("all answered, all connected", &mib(&bursts.full_kib), "");
+            line("5 s after the end", &mib(&bursts.after_kib), "reach <= 64 MiB for 9,500");
+        }
+        for Named { dlx, figures: wakes } in &self.wakes {
+            println!("\n  {dlx}: {} processes woken at once, one request to each", wakes.processes);
+            let Wakes { p50_seconds, p99_seconds, cpu_ms_per_wake, .. } = wakes;
+            let Wakes { user_ms_per_wake: user, system_ms_per_wake: system, .. } = wakes;
+            line("answered after, p50", &format!("{p50_seconds} s"), "reach <= 2.5 s for 1,000");
+            line("answered after, p99", &format!("{p99_seconds} s"), "");
+            line("CPU of the DLX per wake", &format!("{cpu_ms_per_wake} ms"), "reach <= 1.5 ms");
+            line("of it user, system", &format!("{user:.2} ms, {system:.2} ms"), "");
         }
         if let Some(cold) = &self.cold {
             println!(
@@ -277,30 +389,45 @@ impl Report {
             interception.print();
         }
     }
+}
 
-    fn print_warm(&self) {
-        let haproxy =
-            self.warm.iter().find(|warm| warm.proxy == "HAProxy").map(|warm| warm.cpu_us_per_request.median);
-        println!("\n  Warm, 64 keep-alive connections: median [least .. greatest] of the rounds");
-        println!("  {:<18}{:<34}{:<12}requests per second", "", "CPU per request, us", "x HAProxy");
-        for Warm { proxy, cpu_us_per_request: cpu, requests_per_second: rate } in &self.warm {
-            let spread = format!("{:6.1} [{:.1} .. {:.1}]", cpu.median, cpu.min, cpu.max);
-            let ratio = haproxy.map_or_else(String::new, |haproxy| format!("{:.2}", cpu.median / haproxy));
-            println!(
-                "  {proxy:<18}{spread:<34}{ratio:<12}{:.0} [{:.0} .. {:.0}]",
-                rate.median, rate.min, rate.max
-            );
-        }
-        println!("  (reach: the DLX at 1.2 x HAProxy or less)");
-        if let Some(check) = self.check_of_kept_ns {
-            println!(
-                "  of the DLX's, the check of a kept connection before it is used: {:.2} us",
-                check / 1000.0
-            );
-        }
-    }
+/// `37, 41 MiB`
+fn mib(kib: &[u64]) -> String {
+    let mib: Vec<String> = kib.iter().map(|kib| (kib / 1024).to_string()).collect();
+    format!("{} MiB", mib.join(", "))
 }
 
 fn line(what: &str, value: &str, reach: &str) {
-    println!("  {what:<36}{value:<32}{reach}");
+    println!("  {what:<36}{value:<42}{reach}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_number_is_between_the_middle_two() {
+        let spread = |values: &[f64]| {
+            let Spread { median, min, max } = Spread::of(values.iter().copied());
+            (min, median, max)
+        };
+        assert_eq!(spread(&[3.0]), (3.0, 3.0, 3.0));
+        assert_eq!(spread(&[4.0, 1.0, 2.0]), (1.0, 2.0, 4.0));
+        assert_eq!(spread(&[4.0, 1.0, 2.0, 9.0]), (1.0, 3.0, 9.0));
+    }
+
+    #[test]
+    fn a_quantile_is_one_of_the_values() {
+        let values: Vec<f64> = (1..=200).map(f64::from).collect();
+        assert_eq!([0.5, 0.99, 1.0].map(|share| quantile(&values, share)), [100.0, 198.0, 200.0]);
+        assert_eq!(quantile(&[7.0], 0.5), 7.0);
+    }
+
+    #[test]
+    fn a_spread_has_as_many_digits_as_its_size_needs() {
+        let spread = |median| Spread { median, min: median / 2.0, max: median * 2.0 }.to_string();
+        assert_eq!(spread(0.67), "0.67 [0.34 .. 1.34]");
+        assert_eq!(spread(15.3), "15.3 [7.7 .. 30.6]");
+        assert_eq!(spread(30_000.0), "30000 [15000 .. 60000]");
+    }
 }

@@ -26,6 +26,9 @@ const READY: Duration = Duration::from_secs(15);
 /// ones from 8090 on, too.
 const FIRST_PORTS: [u16; 4] = [8090, 8190, 8290, 8390];
 
+/// The plugins that need no cluster, with their programs: what a scene installs.
+pub const PLUGINS: [&str; 3] = ["command.so", "process.so", "process-shim"];
+
 /// What the two daemons are started with.
 pub struct Script {
     /// The namespace file, as it stands.
@@ -128,10 +131,9 @@ impl Scene {
         let addresses = Addresses { entry: local(entry), dlx: local(dlx), autoscaler: local(autoscaler) };
         fs::write(folder.path().join("namespace.yaml"), &script.namespace_file)
             .context("writing the namespace file")?;
-        // Those that need no cluster.
         let plugins = folder.path().join("plugins");
         fs::create_dir(&plugins).context("making the plugins' folder")?;
-        for file in ["command.so", "process.so", "process-shim"] {
+        for file in PLUGINS {
             symlink(built.plugins.join(file), plugins.join(file)).context("installing the plugins")?;
         }
 
