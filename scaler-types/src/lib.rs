@@ -150,6 +150,7 @@ pub mod duration;
 mod event;
 mod id;
 mod interception;
+mod metric_source;
 pub mod protocol;
 mod record;
 pub mod records;
@@ -157,6 +158,7 @@ mod resource;
 mod rollout;
 mod scale;
 mod scaler;
+mod scaling;
 #[doc(hidden)]
 pub mod tolerant;
 pub mod v1;
@@ -169,6 +171,7 @@ pub use context::{Coordination, PluginContext, ResourceScalerConfig, Role};
 pub use event::{EventReason, ResourceEvent, Severity};
 pub use id::ResourceId;
 pub use interception::{Backend, Dlx, Interception, InterceptionRequest, RestoreRequest, ServicePorts};
+pub use metric_source::{MetricSource, MetricSourceContext, QueueError, QueueReading};
 pub use record::{Nonce, Phase, Record, Version};
 pub use resource::{
     AddressOf, Endpoint, Port, Probe, Progress, Protocol, Resource, ScaleResource, TrafficMode,
@@ -176,6 +179,7 @@ pub use resource::{
 pub use rollout::{Rollout, RolloutPhase};
 pub use scale::{ScaleError, ScaleEvent, ScaleRequest, Target};
 pub use scaler::ResourceScaler;
+pub use scaling::{Disruption, Scaling, ScalingMetric};
 
 /// The result of a plugin author's functions: any error, with its causes.
 pub use anyhow::Result;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{Interception, Record, ResourceId, Rollout, ScaleEvent, Version, duration, tolerant};
+use crate::{Interception, Record, ResourceId, Rollout, ScaleEvent, Scaling, Version, duration, tolerant};
 
 /// Anything that can be scaled, as a plugin describes it in [`get_resources`](crate::ResourceScaler::get_resources).
 ///
@@ -76,6 +76,12 @@ pub struct Resource {
     /// rollout is complete or overdue, and its windows begin no earlier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
+    /// How many replicas it gets while it is awake; none: others decide that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<Scaling>,
+    /// Why its users or its plugin ask that it is woken now, without a request. Empty: they do not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub wake_now: String,
 }
 
 /// The steps of a wake that only the plugin observes; the DLX times its cold starts by when it reads them. The other steps (decided,
@@ -242,6 +248,8 @@ impl Resource {
             resource_readiness_timeout: None,
             min_awake: None,
             rollout: None,
+            scaling: None,
+            wake_now: String::new(),
         }
     }
 

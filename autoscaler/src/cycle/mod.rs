@@ -30,7 +30,7 @@ use crate::{
     decide::{Decision, Reason},
     drain::DrainOutcome,
     interception::{InterceptionTable, ServingDlxs},
-    observe::{MetricSource, kubernetes::ClusterClient, members::Members},
+    observe::{ActivitySource, kubernetes::ClusterClient, members::Members},
     plugin::{ActivePlugin, start_reporter},
     telemetry::{AutoscalerMetrics, CycleLabels, DecisionLabels},
 };
@@ -96,7 +96,7 @@ pub(crate) struct Cycle {
     states: Arc<Mutex<ResourceStates>>,
     interceptions: InterceptionTable,
     /// Made anew when the settings name another.
-    source: Mutex<Option<MetricSource>>,
+    source: Mutex<Option<ActivitySource>>,
     sleep_requests: mpsc::Receiver<SleepRequest>,
     /// Where to answer when the attempt of a resource ends.
     waiting: HashMap<ResourceId, Vec<oneshot::Sender<SleepOutcome>>>,
@@ -271,11 +271,11 @@ impl Cycle {
         Ok((work, unknown))
     }
 
-    fn source(&self, settings: &Settings) -> MetricSource {
+    fn source(&self, settings: &Settings) -> ActivitySource {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         match &*source {
             Some(source) if source.matches(&settings.metrics) => source.clone(),
-            _ => source.insert(MetricSource::new(&settings.metrics, &self.context.cluster)).clone(),
+            _ => source.insert(ActivitySource::new(&settings.metrics, &self.context.cluster)).clone(),
         }
     }
 

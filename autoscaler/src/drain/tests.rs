@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::{
     interception::InterceptionTable,
-    observe::MetricSource,
+    observe::ActivitySource,
     testing::{Dlx, KIND, LONG, Reply, SHORT, Store, confirmed, members, refused, serving_dlxs},
 };
 
@@ -20,7 +20,7 @@ fn no_switch() -> Switchover {
     Switchover {
         interceptions: InterceptionTable::default(),
         dlxs: serving_dlxs(&[]).1,
-        source: MetricSource::Dlx,
+        source: ActivitySource::Dlx,
         settings: Arc::default(),
         namespace: "demo".to_owned(),
     }

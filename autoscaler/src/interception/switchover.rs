@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{InterceptionTable, PendingSwitchover, ServingDlxs, SwitchoverProgress};
-use crate::observe::{Activity, MetricSource, effective_metrics, members::Members};
+use crate::observe::{Activity, ActivitySource, effective_metrics, members::Members};
 
 /// How long the switch may take to be written and seen, beside the propagation delay.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -22,7 +22,7 @@ pub(crate) struct Switchover {
     /// The ready DLXs, and the delays of interception.
     pub(crate) dlxs: ServingDlxs,
     /// The metric source to sample.
-    pub(crate) source: MetricSource,
+    pub(crate) source: ActivitySource,
     /// What holds for it.
     pub(crate) settings: Arc<Settings>,
     /// The namespace file's namespace.

@@ -21,4 +21,4 @@ pub(crate) use activity::{
 };
 pub(crate) use activity::{ResourceIndex, index_by_name};
 pub(crate) use changes::{ListedChanges, follow_changes};
-pub(crate) use source::{MetricSource, effective_metrics};
+pub(crate) use source::{ActivitySource, effective_metrics};

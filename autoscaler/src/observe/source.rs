@@ -22,7 +22,7 @@ const MIN_SCRAPE_INTERVALS: u32 = 4;
 
 /// A source of the activity of resources. Cheap to clone.
 #[derive(Clone)]
-pub(crate) enum MetricSource {
+pub(crate) enum ActivitySource {
     /// The DLXs.
     Dlx,
     /// A Prometheus.
@@ -51,9 +51,9 @@ pub(super) struct ValueSlot {
     times: u8,
 }
 
-// === impl MetricSource ===
+// === impl ActivitySource ===
 
-impl MetricSource {
+impl ActivitySource {
     /// The source that `settings` name. Asks nothing yet.
     pub(crate) fn new(settings: &MetricsSource, cluster: &ClusterClient) -> Self {
         match settings {

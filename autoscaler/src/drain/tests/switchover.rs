@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     interception::{self, InterceptionTable, Interceptor, ServingDlxs},
-    observe::{MetricSource, kubernetes::ClusterClient},
+    observe::{ActivitySource, kubernetes::ClusterClient},
     plugin::ActivePlugin,
     telemetry::AutoscalerMetrics,
     testing::{Dlx, LONG, Reply, Store, activity, confirmed, id, idle, members, refused, serving_dlxs},
@@ -90,7 +90,7 @@ impl Site {
         let switchover = Switchover {
             interceptions,
             dlxs: context.dlxs.clone(),
-            source: MetricSource::new(&settings.metrics, &ClusterClient::default()),
+            source: ActivitySource::new(&settings.metrics, &ClusterClient::default()),
             settings,
             namespace: "demo".to_owned(),
         };
@@ -299,7 +299,7 @@ async fn an_interception_that_takes_too_long_is_abandoned() {
 #[tokio::test]
 async fn a_source_without_data_of_so_short_a_time_proves_nothing() {
     let mut site = Site::new(SHORT, |_| says("6"));
-    site.switchover.source = MetricSource::Dlx;
+    site.switchover.source = ActivitySource::Dlx;
     let _dlx = Dlx::quiet(site.state.path(), &["web"]);
     let end = site.run().await;
     assert!(

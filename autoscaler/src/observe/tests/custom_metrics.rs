@@ -11,7 +11,7 @@ use crate::{
     decide::{Decision, Evidence, ScaleHistory, decide},
     interception::InterceptionConditions,
     observe::{
-        Completeness, Measurements, MetricReading, MetricSource, MetricValue,
+        ActivitySource, Completeness, Measurements, MetricReading, MetricValue,
         kubernetes::ClusterClient,
         members::{MemberTimeouts, Members},
     },
@@ -34,9 +34,9 @@ use tokio::{net::TcpListener, time::Instant};
 
 const WINDOW: Duration = Duration::from_secs(600);
 
-fn source(client: Client, group: &str, kind: &str) -> MetricSource {
+fn source(client: Client, group: &str, kind: &str) -> ActivitySource {
     let kind = ObjectKind { group: group.to_owned(), kind: kind.to_owned() };
-    MetricSource::new(&MetricsSource::Kubernetes(kind), &ClusterClient::from(client))
+    ActivitySource::new(&MetricsSource::Kubernetes(kind), &ClusterClient::from(client))
 }
 
 fn resource(name: &str) -> Resource {
@@ -49,7 +49,7 @@ fn resource(name: &str) -> Resource {
 }
 
 /// The reading of each, and the decision on it. `plugin`: the kind of the plugin that lists them.
-async fn ask(source: &MetricSource, plugin: &str, names: &[&str]) -> Vec<(MetricReading, Decision)> {
+async fn ask(source: &ActivitySource, plugin: &str, names: &[&str]) -> Vec<(MetricReading, Decision)> {
     let listed: Vec<_> = names.iter().map(|name| resource(name)).collect();
     let coordination = Coordinator::Files("nowhere".into());
     let metrics = AutoscalerMetrics::new(&mut Registry::default());

@@ -13,7 +13,7 @@ use crate::{
     decide::{Decision, Evidence, ScaleHistory, decide},
     interception::InterceptionConditions,
     observe::{
-        Measurements, MetricSource,
+        ActivitySource, Measurements,
         kubernetes::ClusterClient,
         members::{MemberTimeouts, Members},
     },
@@ -42,7 +42,7 @@ struct Prometheus {
 /// Resources, and the source that is asked about them.
 struct Site {
     settings: Settings,
-    source: MetricSource,
+    source: ActivitySource,
     members: Members,
     resources: Vec<Resource>,
     _state: TempDir,
@@ -125,7 +125,7 @@ metrics:
         let coordination = Coordinator::Files(state.path().to_owned());
         let metrics = AutoscalerMetrics::new(&mut Registry::default());
         Self {
-            source: MetricSource::new(&settings.metrics, &ClusterClient::default()),
+            source: ActivitySource::new(&settings.metrics, &ClusterClient::default()),
             settings,
             members: Members::new(coordination, None, MemberTimeouts::default(), metrics),
             resources: resources.iter().map(resource).collect(),
