@@ -33,6 +33,7 @@ async fn scale(instance: &dyn RunningPlugin, target: Target, state: Phase) -> Re
         record,
         deadline,
         intercepted_for: Duration::ZERO,
+        busy: Vec::new(),
     };
     instance.set_scale(&request).await
 }

@@ -50,6 +50,7 @@ async fn a_new_plugin_builds_loads_and_scales() {
         record: Record { phase: Phase::Waking, nonce: Nonce(7), ..Record::default() },
         deadline: Duration::from_secs(60),
         intercepted_for: Duration::ZERO,
+        busy: Vec::new(),
     };
     instance.set_scale(&request).await.unwrap();
     let first = instance.get_resources().await.unwrap().readable.remove(0);

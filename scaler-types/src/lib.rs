@@ -107,7 +107,7 @@
 //! #     assert_eq!((hall.hosts[0].as_str(), hall.replicas), ("hall.localhost", 0));
 //! #     let record = Record { phase: Phase::Waking, nonce: Nonce(7), ..Record::default() };
 //! #     let deadline = std::time::Duration::from_secs(60);
-//! #     let wake = ScaleRequest { id: hall.id.clone(), target: Target::AtLeast(1), version: hall.version, record, deadline, intercepted_for: deadline };
+//! #     let wake = ScaleRequest { id: hall.id.clone(), target: Target::AtLeast(1), version: hall.version, record, deadline, intercepted_for: deadline, busy: Vec::new() };
 //! #     lamps.set_scale(&wake).await?;
 //! #     assert_eq!(lamps.set_scale(&wake).await, Err(ScaleError::Conflict), "it was decided on an older version");
 //! #     let hall = lamps.changes(0).await?.resources.remove(0);

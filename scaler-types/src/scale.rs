@@ -1,6 +1,6 @@
 //! A request to scale a resource, and a plugin's answers.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +27,10 @@ pub struct ScaleRequest {
     /// and the answer is [`ScaleError::Conflict`]: the DLXs did not count all of its requests.
     #[serde(with = "duration::go", default)]
     pub intercepted_for: Duration,
+    /// The [`Endpoint::incarnation`](crate::Endpoint::incarnation)s at which requests are in flight. A step down removes none of them while
+    /// it can remove another replica; anything else ignores them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub busy: Vec<String>,
 }
 
 /// The scale to reach.
@@ -37,8 +41,8 @@ pub enum Target {
     Zero,
     /// A wake: this many replicas or more. A resource with more keeps them; one that was asleep gets the replicas it had before.
     AtLeast(u32),
-    /// This many replicas.
-    Exactly(u32),
+    /// This many replicas. None are [`Zero`](Self::Zero), which a drain attempt precedes.
+    Exactly(NonZeroU32),
 }
 
 /// Why a scale or a write did not happen.
@@ -125,11 +129,12 @@ mod tests {
         for (target, json) in [
             (Target::Zero, r#""zero""#),
             (Target::AtLeast(1), r#"{"at_least":1}"#),
-            (Target::Exactly(3), r#"{"exactly":3}"#),
+            (Target::Exactly(NonZeroU32::MIN), r#"{"exactly":1}"#),
         ] {
             assert_eq!(serde_json::to_string(&target).unwrap(), json);
             assert_eq!(serde_json::from_str::<Target>(json).unwrap(), target);
         }
+        assert!(serde_json::from_str::<Target>(r#"{"exactly":0}"#).is_err(), "zero is a target of its own");
         for (event, name) in [
             (ScaleEvent::ResourceUpdated, "resourceUpdated"),
             (ScaleEvent::ScaleFromZeroStarted, "scaleFromZeroStarted"),

@@ -4,6 +4,7 @@
 use std::{
     env, fs,
     io::{BufRead as _, BufReader},
+    num::NonZeroU32,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -59,6 +60,7 @@ fn request(version: &Version, target: Target) -> ScaleRequest {
         record: record(state),
         deadline: NEVER,
         intercepted_for: Duration::ZERO,
+        busy: Vec::new(),
     }
 }
 
@@ -156,6 +158,38 @@ async fn a_wake_that_comes_during_a_sleep_waits_for_its_end() {
     sleep.stopped().await.unwrap();
     drop(sleep);
     assert_eq!(waking.await.unwrap().unwrap(), None, "nothing is left to be stopped");
+}
+
+/// A resize while it is waking leaves the record as it is.
+#[tokio::test]
+async fn of_two_scales_with_one_record_the_later_one_has_the_last_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let (records, other) = (open(folder.path()), open(folder.path()));
+    wake(&records, "run").await;
+    let held = records.try_turn(&id()).unwrap().unwrap();
+    let begin = |records: &Records<String>, count: u32| {
+        let stored = records.read(&id()).unwrap();
+        let target = Target::Exactly(NonZeroU32::new(count).unwrap());
+        let resize = ScaleRequest { record: stored.record, ..request(&stored.version, target) };
+        let records = records.clone();
+        tokio::spawn(async move { records.begin(&resize).await.err() })
+    };
+    let mut begun = Vec::new();
+    for (records, count) in [(&records, 3), (&other, 5)] {
+        let mut cursor = 0;
+        let before = records.read(&id()).unwrap().version;
+        begun.push(begin(records, count));
+        while records.read(&id()).unwrap().version == before {
+            cursor = records.changed(cursor).await.cursor;
+        }
+    }
+    drop(held);
+    let mut results = Vec::new();
+    for one in begun {
+        results.push(timeout(NEVER, one).await.unwrap().unwrap());
+    }
+    assert_eq!(results, [Some(ScaleError::Conflict), None]);
+    assert_eq!(records.read(&id()).unwrap().up.as_deref(), Some("run"));
 }
 
 #[tokio::test]

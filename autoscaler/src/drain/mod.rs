@@ -204,7 +204,15 @@ impl DrainAttempt {
             .filter(|interception| interception.requested && resource.traffic_mode == TrafficMode::Always);
         let intercepted_for = counted.map_or(Duration::ZERO, |interception| interception.intercepted_for);
         let (id, deadline) = (resource.id.clone(), self.deadline);
-        ScaleRequest { id, target: Target::Zero, version, record, deadline, intercepted_for }
+        ScaleRequest {
+            id,
+            target: Target::Zero,
+            version,
+            record,
+            deadline,
+            intercepted_for,
+            busy: Vec::new(),
+        }
     }
 
     /// The members by name; none if they cannot be read.

@@ -350,7 +350,7 @@ impl RunningPlugin for Store {
                         resource.replicas = match request.target {
                             Target::Zero => 0,
                             Target::AtLeast(replicas) => resource.replicas.max(replicas),
-                            Target::Exactly(replicas) => replicas,
+                            Target::Exactly(replicas) => replicas.get(),
                         };
                     }),
                 }

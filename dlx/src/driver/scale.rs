@@ -109,6 +109,7 @@ async fn scale(
             record: record.clone(),
             deadline: deadline.saturating_duration_since(Instant::now()),
             intercepted_for: Duration::ZERO,
+            busy: Vec::new(),
         };
         driver.metrics.set_scales.inc();
         match source.calls.set_scale(&request).await {

@@ -136,5 +136,6 @@ pub fn wake(deadline: Duration) -> ScaleRequest {
         record: Record::default(),
         deadline,
         intercepted_for: Duration::ZERO,
+        busy: Vec::new(),
     }
 }

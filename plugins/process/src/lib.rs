@@ -106,7 +106,7 @@ impl ResourceScaler for ProcessScaler {
         let process = self.find(&request.id)?;
         let mut turn = self.records.begin(request).await?;
         finish_leaving(process, &mut turn).await?;
-        if matches!(request.target, Target::Zero | Target::Exactly(0)) {
+        if request.target == Target::Zero {
             return Ok(());
         }
         let run = match turn.up() {

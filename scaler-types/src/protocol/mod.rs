@@ -17,6 +17,11 @@
 //!    A restore reads the interception first, the record after that, and removes only what it has read: it finds the
 //!    drain, or the commit's write makes it fail.
 //! 4. A request that finds the resource asleep makes its DLX write `waking` together with the scale.
+//! 5. The leader wakes by a metric: it writes `active` together with the scale, so that no wake of its own is left to be
+//!    finished. A DLX forwards all the same only to what it has probed.
+//! 6. While it is awake the leader changes the number of replicas, record and scale in one write with a fresh nonce: a
+//!    drain attempt or a resize that was decided on before that changes nothing any more. While it is waking the record stays as it is,
+//!    so that those who work on the wake go on. In `draining`, `asleep` and `failed` there is no resize.
 //!
 //! Why this is enough: a DLX that was a member when the membership was read has confirmed, and from then on forwards
 //! only after a write that makes the commit fail. One that was not has registered later than `draining` was written,
@@ -60,6 +65,10 @@ pub enum Step {
     Finish,
     /// It cannot come up.
     Fail,
+    /// Another number of replicas, never none; written with the scale, by the leader.
+    Resize,
+    /// From zero, for a reason that is no request; written with the scale, by the leader.
+    WakeByLeader,
 }
 
 /// Why a write did not happen, as far as the protocol cares.
@@ -107,12 +116,20 @@ pub fn transition(seen: &Seen, step: Step, nonce: Nonce, reason: &str) -> Option
         (Step::Wake, Asleep | Failed, _) | (Step::Wake, Active | Draining | Waking, false) => Waking,
         (Step::Finish, Waking, _) | (Step::Finish, Asleep, true) => Active,
         (Step::Fail, Waking | Asleep, _) | (Step::Fail, Active, false) => Failed,
+        (Step::Resize, Active, true) => Active,
+        // Its wake is the work of others, who know it by its record.
+        (Step::Resize, Waking, true) => return Some(seen.record.clone()),
+        // Active without replicas: the write was half of a wake whose process died, or a person scaled it to zero.
+        (Step::WakeByLeader, Asleep | Failed, _) | (Step::WakeByLeader, Active, false) => Active,
         _ => return None,
     };
     let failed_wake = match step {
         Step::Fail => reason.to_owned(),
-        Step::Finish => String::new(),
-        Step::Drain | Step::Revert | Step::Commit | Step::Wake => seen.record.failed_wake.clone(),
+        // No step follows a wake by the leader. If it fails, too, the plugin's answer says so.
+        Step::Finish | Step::WakeByLeader => String::new(),
+        Step::Drain | Step::Revert | Step::Commit | Step::Wake | Step::Resize => {
+            seen.record.failed_wake.clone()
+        }
     };
     Some(Record { phase: state, nonce, reason: reason.to_owned(), failed_wake, format: Record::FORMAT })
 }

@@ -62,6 +62,16 @@ fn every_transition() {
                 [no, no],
             ],
         ),
+        (
+            Step::WakeByLeader,
+            [
+                [Some(Active), no],
+                [no, no],
+                [Some(Active), Some(Active)],
+                [no, no],
+                [Some(Active), Some(Active)],
+            ],
+        ),
     ];
     for (step, expected) in table {
         assert_eq!(cells(|seen| transition(seen, step, FRESH, "why")), expected, "{step:?}");
@@ -71,6 +81,38 @@ fn every_transition() {
         };
         let left_alone = cells(|seen| transition(&newer(seen), step, FRESH, "why"));
         assert_eq!(left_alone, [[no, no]; 5], "{step:?} of a record of a newer format");
+    }
+}
+
+#[test]
+fn a_resize_has_a_nonce_of_its_own_while_active_and_leaves_a_wake_alone() {
+    for phase in STATES {
+        let resized = |scaled| transition(&seen(phase, 1, scaled), Step::Resize, FRESH, "5 messages");
+        let expected = match phase {
+            Active => Some(Record { reason: "5 messages".to_owned(), ..record(Active, FRESH) }),
+            Waking => Some(record(Waking, OLD)),
+            Draining | Asleep | Failed => None,
+        };
+        assert_eq!(resized(true), expected, "{phase}");
+        assert_eq!(resized(false), None, "{phase} without replicas");
+        let mut later = seen(phase, 1, true);
+        later.record.format = Record::FORMAT + 1;
+        assert_eq!(transition(&later, Step::Resize, FRESH, "5 messages"), None, "{phase} of a later format");
+    }
+}
+
+#[test]
+fn a_wake_by_the_leader_leaves_nothing_to_recover() {
+    for (phase, scaled) in [(Asleep, false), (Failed, false), (Failed, true), (Active, false)] {
+        let mut now = seen(phase, 1, scaled);
+        now.record = transition(&now, Step::WakeByLeader, FRESH, "5 messages").unwrap();
+        for scaled in [true, false] {
+            now.scaled = scaled;
+            for wake in [WakeSeen::InTime, WakeSeen::Ready, WakeSeen::NotReady("no node"), WakeSeen::Unknown]
+            {
+                assert_eq!(recover(&now, false, wake, Nonce(3)), None, "{phase}, {scaled}, {wake:?}");
+            }
+        }
     }
 }
 
@@ -102,10 +144,14 @@ fn why_a_wake_failed_is_kept_until_one_succeeds() {
         now.record.failed_wake.clone()
     };
     assert_eq!(go(Step::Fail), "no such image");
-    for step in [Step::Drain, Step::Revert, Step::Drain, Step::Commit, Step::Wake] {
+    for step in [Step::Drain, Step::Revert, Step::Resize, Step::Drain, Step::Commit, Step::Wake] {
         assert_eq!(go(step), "no such image", "{step:?}");
     }
     assert_eq!(go(Step::Finish), "");
+    // The leader's wake has no end of its own.
+    let mut failed = seen(Failed, 1, false);
+    failed.record.failed_wake = "no such image".to_owned();
+    assert_eq!(transition(&failed, Step::WakeByLeader, FRESH, "5 messages").unwrap().failed_wake, "");
     // Nobody knows whether it is up.
     let left = |state, scaled, wake| {
         let mut seen = seen(state, 1, scaled);

@@ -27,6 +27,9 @@ pub(super) struct StoredRecord<U> {
     pub(super) up: Option<U>,
     #[serde(rename = "stopping", default = "none", skip_serializing_if = "Option::is_none")]
     pub(super) leaving: Option<U>,
+    /// The version with which the last scale began. While a wake goes on two of them have the same record.
+    #[serde(default)]
+    pub(super) scale: u64,
 }
 
 fn none<U>() -> Option<U> {
@@ -119,7 +122,7 @@ pub(super) fn load<U: DeserializeOwned>(path: &Path) -> Result<StoredRecord<U>> 
         Err(error) => return Err(error).with_context(|| format!("reading the record {}", path.display())),
     };
     if bytes.is_empty() {
-        return Ok(StoredRecord { version: 0, record: Record::default(), up: None, leaving: None });
+        return Ok(StoredRecord { version: 0, record: Record::default(), up: None, leaving: None, scale: 0 });
     }
     serde_json::from_slice(&bytes)
         .with_context(|| format!("reading the record {}: it was not written by this plugin", path.display()))

@@ -152,20 +152,22 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Records<U> {
     /// # Errors
     ///
     /// `Conflict`, with nothing written, if the version is another by now; `Conflict` too if another write changed the
-    /// record while this waited for its turn: the next step is that writer's.
+    /// record, or another scale began, while this waited for its turn: the next step is that writer's.
     pub async fn begin(&self, request: &ScaleRequest) -> Result<Turn<U>, ScaleError> {
         let name = self.name(&request.id)?;
-        self.edit(&name, |stored| {
-            stored.write(&request.version, &request.record)?;
-            if matches!(request.target, Target::Zero | Target::Exactly(0)) && stored.up.is_some() {
-                stored.leaving = stored.up.take();
-            }
-            Ok(())
-        })
-        .await?;
+        let scale = self
+            .edit(&name, |stored| {
+                stored.write(&request.version, &request.record)?;
+                if request.target == Target::Zero && stored.up.is_some() {
+                    stored.leaving = stored.up.take();
+                }
+                stored.scale = stored.version;
+                Ok(stored.scale)
+            })
+            .await?;
         let queue = self.queue(&name).lock_owned().await;
         let lock = self.wait_for_turn(&name).await?;
-        let turn = self.turn(name, Some(request.record.clone()), queue, lock)?;
+        let turn = self.turn(name, Some((request.record.clone(), scale)), queue, lock)?;
         turn.ok_or(ScaleError::Conflict)
     }
 
@@ -219,12 +221,13 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Records<U> {
     fn turn(
         &self,
         name: String,
-        record: Option<Record>,
+        begun: Option<(Record, u64)>,
         queue: OwnedMutexGuard<()>,
         lock: File,
     ) -> Result<Option<Turn<U>>> {
-        let StoredRecord { record: now, up, leaving, .. } = file::load(&self.path(&name, ".json"))?;
-        let ours = record.as_ref().is_none_or(|record| *record == now);
+        let StoredRecord { record: now, up, leaving, scale, .. } = file::load(&self.path(&name, ".json"))?;
+        let ours = begun.as_ref().is_none_or(|(record, begun)| (record, *begun) == (&now, scale));
+        let record = begun.map(|(record, _)| record);
         let turn = Turn { records: self.clone(), name, record, up, leaving, _lock: lock, _queue: queue };
         Ok(ours.then_some(turn))
     }

@@ -445,6 +445,10 @@ mod tests {
         let later = request.replace("at_least", "at_most");
         let unsupported = Err(Fault::Unsupported(r#"the target {"at_most":1}"#.to_owned()));
         assert_eq!(call(method::SET_SCALE, &later), unsupported);
+        // To zero without a drain attempt: it comes to no plugin.
+        let none = request.replace(r#""at_least": 1"#, r#""exactly": 0"#);
+        let unsupported = Err(Fault::Unsupported(r#"the target {"exactly":0}"#.to_owned()));
+        assert_eq!(call(method::SET_SCALE, &none), unsupported);
         assert!(matches!(call(method::SET_SCALE, &request.replace("5s", "5")), Err(Fault::Failed(_))));
     }
 

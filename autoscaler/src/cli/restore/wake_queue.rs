@@ -112,6 +112,7 @@ async fn wake(
                     record,
                     deadline,
                     intercepted_for: std::time::Duration::ZERO,
+                    busy: Vec::new(),
                 };
                 plugin.set_scale(&request).await
             }

@@ -105,6 +105,7 @@ async fn scale_one(plugin: &dyn RunningPlugin, resource: &Resource) -> Result<()
         record,
         deadline: STOP_TIMEOUT,
         intercepted_for: Duration::ZERO,
+        busy: Vec::new(),
     };
     plugin.set_scale(&request).await.map_err(|error| error.to_string())
 }

@@ -130,6 +130,7 @@ impl Interceptor {
                     record,
                     deadline: timeout,
                     intercepted_for: Duration::ZERO,
+                    busy: Vec::new(),
                 };
                 let call = async move { CallResult::Called(plugin.set_scale(&request).await) };
                 (self.running.spawn(call), CallKind::Wake)

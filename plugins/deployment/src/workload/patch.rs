@@ -28,7 +28,7 @@ pub(crate) fn replicas(workload: &Workload, target: Option<Target>) -> u32 {
     match target {
         None => now,
         Some(Target::Zero) => 0,
-        Some(Target::Exactly(count)) => count,
+        Some(Target::Exactly(count)) => count.get(),
         Some(Target::AtLeast(_)) if now > 0 => now.max(at_least(target)),
         Some(Target::AtLeast(_)) => {
             // The replicas before, unless they were written on another specification.
@@ -93,7 +93,7 @@ pub(crate) fn build_patch(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{num::NonZeroU32, sync::Arc};
 
     use kube::core::{ApiResource, GroupVersionKind};
     use scaler_types::{Nonce, Phase};
@@ -201,7 +201,7 @@ mod tests {
             (&awake, Some(Target::Zero), 0),
             (&awake, Some(Target::AtLeast(1)), 3),
             (&awake, Some(Target::AtLeast(4)), 4),
-            (&awake, Some(Target::Exactly(2)), 2),
+            (&awake, Some(Target::Exactly(NonZeroU32::MIN)), 1),
             (&slept(4), Some(Target::AtLeast(1)), 5),
             (&slept(4), Some(Target::AtLeast(7)), 7),
             (&slept(3), Some(Target::AtLeast(1)), 1),

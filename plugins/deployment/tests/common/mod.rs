@@ -304,7 +304,8 @@ pub async fn until(plugin: &DeploymentScaler, name: &str, wanted: impl Fn(&Resou
 
 pub fn request(name: &str, target: Target, version: &Version, record: Record) -> ScaleRequest {
     let (deadline, intercepted_for) = (Duration::from_secs(60), Duration::ZERO);
-    ScaleRequest { id: id(name), target, version: version.clone(), record, deadline, intercepted_for }
+    let busy = Vec::new();
+    ScaleRequest { id: id(name), target, version: version.clone(), record, deadline, intercepted_for, busy }
 }
 
 /// Puts it to zero as the autoscaler does.

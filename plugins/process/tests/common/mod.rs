@@ -94,6 +94,7 @@ pub fn request(name: &str, version: &Version, state: Phase) -> ScaleRequest {
         record: record(state),
         deadline: NEVER,
         intercepted_for: Duration::ZERO,
+        busy: Vec::new(),
     }
 }
 
