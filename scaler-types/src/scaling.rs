@@ -93,6 +93,11 @@ impl Scaling {
             early_ack: false,
         }
     }
+
+    /// How many replicas a wake by a request asks for.
+    pub fn replicas_for_request(&self) -> u32 {
+        self.min_replicas.min(self.max_replicas).max(1)
+    }
 }
 
 impl Default for Disruption {
@@ -103,4 +108,17 @@ impl Default for Disruption {
 
 fn scale_down_delay() -> Duration {
     Duration::from_secs(300)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_wakes_the_fewest_replicas_and_one_at_least() {
+        for (min_replicas, max_replicas, expected) in [(0, 5, 1), (3, 5, 3), (5, 2, 2), (3, 0, 1)] {
+            let scaling = Scaling { min_replicas, ..Scaling::up_to(max_replicas) };
+            assert_eq!(scaling.replicas_for_request(), expected, "{min_replicas} to {max_replicas}");
+        }
+    }
 }

@@ -99,12 +99,13 @@ async fn scale(
     record: Record,
     deadline: Instant,
 ) -> Ended {
-    let (source, began) = (resource.read(|view| view.source.clone()), Instant::now());
+    let (source, replicas) = resource.read(|view| (view.source.clone(), view.replicas_for_request()));
+    let began = Instant::now();
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
     loop {
         let request = ScaleRequest {
             id: resource.key.id.clone(),
-            target: Target::AtLeast(1),
+            target: Target::AtLeast(replicas),
             version: expected.clone(),
             record: record.clone(),
             deadline: deadline.saturating_duration_since(Instant::now()),

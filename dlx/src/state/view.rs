@@ -7,7 +7,7 @@ use std::{
 
 use daemon::settings::Settings;
 use scaler_types::{
-    Endpoint, Nonce, Probe, Record, Resource, ResourceId, TrafficMode,
+    Endpoint, Nonce, Probe, Record, Resource, ResourceId, Scaling, TrafficMode,
     protocol::{Gate, GateInput, GateOrder, Rules},
 };
 
@@ -218,6 +218,11 @@ impl ResourceView {
         let mut own = Settings::clone(&settings);
         (own.hold_timeout, own.resource_readiness_timeout) = (hold_timeout, wake_timeout);
         Arc::new(own)
+    }
+
+    /// How many replicas its wake asks for.
+    pub(crate) fn replicas_for_request(&self) -> u32 {
+        self.resource.scaling.as_ref().map_or(1, Scaling::replicas_for_request)
     }
 
     /// Whether it has replicas.

@@ -227,7 +227,7 @@ impl RunningPlugin for Plugin {
 
     fn set_scale<'a>(&'a self, request: &'a ScaleRequest) -> CallFuture<'a, Result<(), ScaleError>> {
         Box::pin(async move {
-            assert_eq!(request.target, Target::AtLeast(1));
+            assert!(matches!(request.target, Target::AtLeast(1..)), "{:?}", request.target);
             self.set_scales.fetch_add(1, Ordering::SeqCst);
             if self.get(&name_of(&request.id)).version != request.version {
                 return Err(ScaleError::Conflict);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use daemon::settings::Settings;
-use scaler_types::{Endpoint, Phase, Progress, Record, ScaleError};
+use scaler_types::{Endpoint, Phase, Progress, Record, ScaleError, Scaling, Target};
 
 use crate::{
     state::ColdStartPhase,
@@ -38,6 +38,24 @@ fn metrics(site: &Site) -> String {
 
 fn reported(site: &Site) -> Vec<(String, String)> {
     site.plugin.reports.lock().unwrap().clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_wakes_the_fewest_replicas_that_its_users_set() {
+    let (address, _) = upstream::echo(async || ()).await;
+    let plugin = Plugin::waking(move |request| {
+        let fewest = if request.id.name == "many" { 3 } else { 1 };
+        assert_eq!(request.target, Target::AtLeast(fewest), "{}", request.id);
+        Ok(vec![endpoint(address)])
+    });
+    plugin.add("many", |resource| {
+        resource.record.phase = Phase::Asleep;
+        resource.scaling = Some(Scaling { min_replicas: 3, ..Scaling::up_to(5) });
+    });
+    plugin.add("one", |resource| resource.record.phase = Phase::Asleep);
+    let site = Site::start(plugin, SiteOptions::default()).await;
+    assert_eq!(status(&site.get("many.test", "/").await), 200);
+    assert_eq!(status(&site.get("one.test", "/").await), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
