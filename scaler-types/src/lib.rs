@@ -159,6 +159,7 @@ mod rollout;
 mod scale;
 mod scaler;
 mod scaling;
+pub mod scaling_options;
 #[doc(hidden)]
 pub mod tolerant;
 pub mod v1;

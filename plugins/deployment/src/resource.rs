@@ -48,7 +48,8 @@ fn listed(state: &State, id: &ResourceId) -> Option<ListedWorkload> {
         && workload
             .annotations
             .get(annotations::SLEEP_NOW)
-            .is_some_and(|wish| !wish.is_empty() && !workload.stored.has_obeyed(wish));
+            .is_some_and(|wish| !wish.is_empty() && !workload.stored.has_slept(wish));
+    resource.wake_now = wake_now(workload);
 
     let (hosts, refused) = hosts::workload_hosts(state, workload, &options);
     resource.hosts = hosts;
@@ -89,6 +90,17 @@ fn listed(state: &State, id: &ResourceId) -> Option<ListedWorkload> {
     if !options.opted_in {
         let own = workload.is_scaler();
         keep.push(if own { SCALERS_OWN } else { "it is opted out" }.to_owned());
+    } else if !options.scales_to_zero {
+        keep.push(format!(
+            "it is scaled between its limits and not to zero, which {} sets",
+            annotations::SCALE_TO_ZERO
+        ));
+    }
+    if let Some(problem) = &options.invalid_combination {
+        keep.push(format!("invalid annotation: {problem}"));
+    }
+    for problem in options.invalid_combination.iter().chain(&options.scaling_mistake) {
+        warnings.push(Warning { reason: reasons::INVALID_ANNOTATION, message: problem.clone() });
     }
     if options.paused {
         keep.push(format!("paused ({})", annotations::PAUSED));
@@ -100,7 +112,22 @@ fn listed(state: &State, id: &ResourceId) -> Option<ListedWorkload> {
         });
         keep.push(conflict);
     }
+    resource.scaling.clone_from(&options.scaling);
+    if options.scaling_options.has_target()
+        && let Some(other) = state.scalers_of(workload).find_map(|scaler| scaler.takes_precedence())
+    {
+        warnings.push(Warning { reason: reasons::CONFLICTING_AUTOSCALER, message: other.clone() });
+        resource.scaling = None;
+        if options.scaling_options.wakes_by_metric() {
+            // Its requests alone do not say whether it is idle.
+            keep.push(other);
+        }
+    }
     if let Some(why) = status.refusal() {
+        if options.scaling_options.counts_requests() {
+            // The DLXs do not count them, and none of them would count as none.
+            resource.scaling = None;
+        }
         warnings.push(Warning { reason: reasons::INTERCEPTION_REFUSED, message: why.to_owned() });
         keep.push(why.to_owned());
     }
@@ -121,6 +148,13 @@ fn listed(state: &State, id: &ResourceId) -> Option<ListedWorkload> {
         interception_wanted: status.wanted,
         warnings,
     })
+}
+
+/// Why it is to be woken now, if its users ask for it and that was not obeyed yet.
+fn wake_now(workload: &Workload) -> String {
+    let wish = workload.annotations.get(annotations::WAKE_NOW).filter(|wish| !wish.is_empty());
+    let wish = wish.filter(|wish| workload.replicas == 0 && !workload.stored.has_woken(wish));
+    wish.map(|wish| format!("{}: {wish}", annotations::WAKE_NOW)).unwrap_or_default()
 }
 
 /// A workload as the daemons see it, and why not.

@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use scaler_types::{Coordination, PluginContext, Result, Role, ScaleResource, ServicePorts, duration};
+use scaler_types::{
+    Coordination, PluginContext, Result, Role, ScaleResource, ServicePorts, duration,
+    scaling_options::ScalingOptions,
+};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::objects::host_name;
@@ -37,6 +40,8 @@ pub(crate) struct PluginConfig {
     /// Host names the operator gives to workloads, by the workload's name (`web`, `statefulset/db`; `shop/web` where
     /// all namespaces are managed).
     pub(crate) hosts: BTreeMap<String, Vec<String>>,
+    /// What the operator sets of how many replicas workloads get, by the workload's name as in `hosts`.
+    pub(crate) scaling: BTreeMap<String, ScalingOptions>,
     /// The cluster's DNS domain.
     pub(crate) cluster_domain: String,
     /// When the Services of a workload are intercepted that does not say it; none: the file does not say it either.
@@ -104,6 +109,8 @@ struct Section {
     scale_to_zero: Option<Duration>,
     #[serde(default)]
     hosts: BTreeMap<String, Vec<String>>,
+    #[serde(default)]
+    scaling: BTreeMap<String, ScalingOptions>,
     #[serde(default)]
     cluster_domain: Option<String>,
     #[serde(default)]
@@ -180,6 +187,7 @@ impl PluginConfig {
             opt_in: section.opt_in,
             scale_to_zero: section.scale_to_zero.unwrap_or(SCALE_TO_ZERO),
             hosts,
+            scaling: section.scaling,
             cluster_domain,
             intercept: section.intercept,
             intercept_despite_network_policies: section.intercept_despite_network_policies,
@@ -192,8 +200,17 @@ impl PluginConfig {
 
     /// The hosts the operator gives to a workload.
     pub(crate) fn operators_hosts(&self, namespace: &str, name: &str) -> impl Iterator<Item = &String> {
-        let plain = self.hosts.get(name).filter(|_| self.namespace.is_some());
-        plain.or_else(|| self.hosts.get(&format!("{namespace}/{name}"))).into_iter().flatten()
+        self.by_workload(&self.hosts, namespace, name).into_iter().flatten()
+    }
+
+    /// What the operator sets of how many replicas a workload gets.
+    pub(crate) fn operators_scaling(&self, namespace: &str, name: &str) -> Option<&ScalingOptions> {
+        self.by_workload(&self.scaling, namespace, name)
+    }
+
+    fn by_workload<'a, T>(&self, all: &'a BTreeMap<String, T>, namespace: &str, name: &str) -> Option<&'a T> {
+        let plain = all.get(name).filter(|_| self.namespace.is_some());
+        plain.or_else(|| all.get(&format!("{namespace}/{name}")))
     }
 }
 
@@ -233,7 +250,7 @@ pub(crate) mod tests {
     fn every_key_is_read_and_nothing_else() {
         let config = section(
             "    optIn: all\n    scaleToZero: 5m\n    intercept: when-asleep\n    interceptDespiteNetworkPolicies: true\n    clusterDomain: Cluster.Example\n    hosts: {web: [Shop.Example.COM]}\n    \
-             workloads: [{group: argoproj.io, version: v1alpha1, kind: Rollout}]\n",
+             workloads: [{group: argoproj.io, version: v1alpha1, kind: Rollout}]\n    scaling: {mailer: {maxReplicas: 3, earlyAck: accepted}}\n",
         )
         .unwrap();
         assert_eq!((config.opt_in, config.scale_to_zero), (OptIn::All, Duration::from_secs(300)));
@@ -243,6 +260,9 @@ pub(crate) mod tests {
         );
         assert_eq!(config.operators_hosts("shop", "web").collect::<Vec<_>>(), ["shop.example.com"]);
         assert_eq!(config.workloads[0].replicas_path, "/spec/replicas");
+        let scaling = config.operators_scaling("shop", "mailer").unwrap();
+        assert_eq!((scaling.max_replicas, scaling.early_ack), (Some(3), true));
+        assert_eq!(config.operators_scaling("shop", "web"), None);
         let bare = PluginConfig::read(&context("namespace: shop\n")).unwrap();
         assert_eq!(
             (bare.opt_in, bare.scale_to_zero, bare.intercept),
@@ -260,6 +280,8 @@ pub(crate) mod tests {
                 "JSON pointer",
             ),
             ("    hosts: {web: ['*.example.com']}\n", "plugins.deployment.hosts: web"),
+            ("    scaling: {mailer: {maxReplicas: many}}\n", "shop.yaml:4:"),
+            ("    scaling: {mailer: {maxreplicas: 3}}\n", "unknown key \"maxreplicas\""),
         ] {
             let error = format!("{:#}", section(wrong).unwrap_err());
             assert!(error.contains(expected), "{wrong}: {error}");

@@ -3,8 +3,8 @@
 
 use scaler_types::EventReason;
 
-/// An annotation has a value that cannot be read; the message names both. On the workload, also for an annotation of its
-/// namespace. The workload is kept awake.
+/// An annotation has a value that cannot be read, or needs another that is missing; the message names both. On the workload, also for
+/// an annotation of its namespace. The workload is kept awake, and its replicas are not changed.
 ///
 /// To do: correct the annotation.
 pub(crate) const INVALID_ANNOTATION: EventReason = EventReason::warning("InvalidAnnotation");
@@ -15,9 +15,10 @@ pub(crate) const INVALID_ANNOTATION: EventReason = EventReason::warning("Invalid
 /// `plugins.deployment.hosts` of the namespace file.
 pub(crate) const HOST_REFUSED: EventReason = EventReason::warning("HostRefused");
 
-/// Another autoscaler (an HPA with `minReplicas: 0`, an unpaused ScaledObject) also scales the workload to zero. It is kept awake.
+/// Another autoscaler (an HPA with `minReplicas: 0`, an unpaused ScaledObject) also scales the workload to zero, which is kept awake;
+/// or one (any HPA) decides how many replicas it has, and its targets per replica are ignored.
 ///
-/// To do: choose one: opt the workload out of Scaler, or raise the minimum of the other to 1.
+/// To do: choose one: opt the workload out of Scaler or remove its targets, or raise the minimum of the other to 1, or delete it.
 pub(crate) const CONFLICTING_AUTOSCALER: EventReason = EventReason::warning("ConflictingAutoscaler");
 
 /// The Services of the workload cannot be intercepted, or are not and no request could wake it. The message names the object

@@ -19,7 +19,7 @@ pub(crate) struct StoredState {
     #[serde(flatten)]
     pub(crate) record: Record,
     /// The uid of the object it was written on. On another object, as after a restore from a backup, only the record and
-    /// the obeyed `sleep-now` are valid: that annotation came with it.
+    /// the obeyed `sleep-now` and `wake-now` are valid: those annotations came with it.
     #[serde(default, deserialize_with = "tolerant::option", skip_serializing_if = "Option::is_none")]
     pub(crate) uid: Option<String>,
     /// The object's generation after this was written. Another one there: it was changed since (its specification;
@@ -58,6 +58,14 @@ pub(crate) struct StoredState {
         skip_serializing_if = "Option::is_none"
     )]
     pub(crate) sleep_now: Option<String>,
+    /// The value of `scaler.dev/wake-now` that has been obeyed, as a fingerprint.
+    #[serde(
+        rename = "wake_now_hash",
+        default,
+        deserialize_with = "tolerant::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub(crate) wake_now: Option<String>,
     /// The last thing that happened to its scale.
     #[serde(default, deserialize_with = "tolerant::option", skip_serializing_if = "Option::is_none")]
     pub(crate) event: Option<ScaleEvent>,
@@ -88,6 +96,8 @@ pub(crate) struct RecordChange<'a> {
     pub(crate) owners: &'a Owners,
     /// The value of `scaler.dev/sleep-now` now.
     pub(crate) sleep_now: Option<&'a str>,
+    /// The value of `scaler.dev/wake-now` now.
+    pub(crate) wake_now: Option<&'a str>,
     /// Its specification, as a fingerprint.
     pub(crate) spec: &'a str,
     /// Now, in RFC 3339.
@@ -113,7 +123,8 @@ impl StoredState {
     pub(crate) fn restrict_to(self, uid: &str) -> Self {
         match &self.uid {
             Some(written_on) if written_on != uid => {
-                Self { record: self.record, sleep_now: self.sleep_now, ..Self::default() }
+                let Self { record, sleep_now, wake_now, .. } = self;
+                Self { record, sleep_now, wake_now, ..Self::default() }
             }
             _ => self,
         }
@@ -124,8 +135,13 @@ impl StoredState {
     }
 
     /// Whether this value of `scaler.dev/sleep-now` has been obeyed.
-    pub(crate) fn has_obeyed(&self, value: &str) -> bool {
+    pub(crate) fn has_slept(&self, value: &str) -> bool {
         self.sleep_now.as_deref().is_some_and(|kept| kept == fingerprint(value))
+    }
+
+    /// Whether this value of `scaler.dev/wake-now` has been obeyed.
+    pub(crate) fn has_woken(&self, value: &str) -> bool {
+        self.wake_now.as_deref().is_some_and(|kept| kept == fingerprint(value))
     }
 
     /// Whether it was brought back: both were found at zero replicas, `known` first, and this was written before that. Every record
@@ -146,7 +162,7 @@ impl StoredState {
 
     /// The record to write instead.
     pub(crate) fn apply(&self, change: RecordChange<'_>) -> Self {
-        let RecordChange { record, uid, generation, replicas, before, target, owners, sleep_now, spec, now } =
+        let RecordChange { record, uid, generation, replicas, before, target, owners, spec, now, .. } =
             change;
         let event = match (self.record.phase, record.phase) {
             (Phase::Waking | Phase::Asleep, Phase::Active) => Some(ScaleEvent::ScaleFromZeroCompleted),
@@ -169,8 +185,13 @@ impl StoredState {
             owners: if target != replicas || owners.scaler { owners.others.clone() } else { Vec::new() },
             // At zero, and on the way from it, the wish was granted.
             sleep_now: match record.phase {
-                Phase::Asleep | Phase::Waking => sleep_now.map(fingerprint),
+                Phase::Asleep | Phase::Waking => change.sleep_now.map(fingerprint),
                 _ => self.sleep_now.clone(),
+            },
+            // Awake, or after an attempt to wake it, the wish was granted.
+            wake_now: match record.phase {
+                Phase::Asleep => self.wake_now.clone(),
+                _ => change.wake_now.map(fingerprint),
             },
             event: event.or(self.event),
             event_time: event.map(|_| now.to_owned()).or_else(|| self.event_time.clone()),
@@ -208,8 +229,21 @@ mod tests {
     fn change(record: &Record, generation: i64, replicas: u32, target: u32) -> RecordChange<'_> {
         let now = "2026-01-01T00:00:00Z";
         static NOBODY: Owners = Owners { others: Vec::new(), scaler: false };
-        let (uid, before, owners, sleep_now, spec) = ("u", Some(3), &NOBODY, Some("1"), "f");
-        RecordChange { record, uid, generation, replicas, before, target, owners, sleep_now, spec, now }
+        let (uid, before, owners, spec) = ("u", Some(3), &NOBODY, "f");
+        let (sleep_now, wake_now) = (Some("1"), Some("a"));
+        RecordChange {
+            record,
+            uid,
+            generation,
+            replicas,
+            before,
+            target,
+            owners,
+            sleep_now,
+            wake_now,
+            spec,
+            now,
+        }
     }
 
     #[test]
@@ -223,7 +257,16 @@ mod tests {
             (Some(3), true, false)
         );
         assert_eq!((asleep.event, asleep.sleeps), (Some(ScaleEvent::ScaleToZeroCompleted), 1));
-        assert!(asleep.has_obeyed("1") && !asleep.has_obeyed("2") && !draining.has_obeyed("1"));
+        assert!(asleep.has_slept("1") && !asleep.has_slept("2") && !draining.has_slept("1"));
+        assert!(draining.has_woken("a") && asleep.has_woken("a") && !asleep.has_woken("b"));
+        let committed = record(Phase::Asleep, 1);
+        let wishes = RecordChange { wake_now: Some("b"), ..change(&committed, 5, 3, 0) };
+        assert!(!draining.apply(wishes).has_woken("b"), "made during the drain, it is obeyed after it");
+        for phase in [Phase::Active, Phase::Waking, Phase::Failed] {
+            let record = record(phase, 2);
+            let woken = RecordChange { wake_now: Some("b"), ..change(&record, 6, 0, 3) };
+            assert!(asleep.apply(woken).has_woken("b"), "{phase}");
+        }
         // Another record at zero: the replicas are carried over only if they were valid.
         let failed = record(Phase::Failed, 2);
         assert_eq!(asleep.apply(change(&failed, 5, 0, 0)).replicas, Some(3));
@@ -250,12 +293,10 @@ mod tests {
         let asleep = StoredState::default().apply(change(&record(Phase::Asleep, 1), 5, 3, 0));
         assert_eq!(asleep.clone().restrict_to("u"), asleep);
         let restored = asleep.clone().restrict_to("v");
-        let sleep_now = asleep.sleep_now.clone();
-        assert_eq!(
-            restored,
-            StoredState { record: asleep.record.clone(), sleep_now, ..StoredState::default() }
-        );
-        assert!(restored.has_obeyed("1"), "the annotation scaler.dev/sleep-now is in the backup, too");
+        let (sleep_now, wake_now) = (asleep.sleep_now.clone(), asleep.wake_now.clone());
+        let record = asleep.record.clone();
+        assert_eq!(restored, StoredState { record, sleep_now, wake_now, ..StoredState::default() });
+        assert!(restored.has_slept("1"), "the annotation scaler.dev/sleep-now is in the backup, too");
         let older = StoredState { uid: None, ..asleep };
         assert_eq!(older.clone().restrict_to("v"), older);
     }
@@ -337,6 +378,7 @@ mod tests {
                 replicas,
                 event: event.then_some(ScaleEvent::ScaleToZeroCompleted),
                 event_time: sleep_now.clone(),
+                wake_now: sleep_now.clone(),
                 sleep_now,
             },
         )

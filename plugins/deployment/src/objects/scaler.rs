@@ -41,6 +41,20 @@ impl OtherAutoscaler {
             ),
         })
     }
+
+    /// Why the targets per replica of what it scales are ignored; none: it is paused.
+    pub(crate) fn takes_precedence(&self) -> Option<String> {
+        let name = &self.meta.name;
+        let (object, way_out) = match self.kind {
+            AutoscalerKind::Hpa => ("HorizontalPodAutoscaler", "delete it"),
+            AutoscalerKind::ScaledObject if self.scales_to_zero => ("ScaledObject", "pause it"),
+            AutoscalerKind::ScaledObject => return None,
+        };
+        Some(format!(
+            "the {object} {name} decides how many replicas it has, and its targets per replica are ignored: {way_out}, \
+             or remove the targets"
+        ))
+    }
 }
 
 impl From<HorizontalPodAutoscaler> for OtherAutoscaler {
@@ -99,12 +113,15 @@ mod tests {
         assert!(hpa(json!(0)).conflict().unwrap().contains("HorizontalPodAutoscaler web"));
         assert_eq!(hpa(json!(1)).conflict(), None);
         assert_eq!(hpa(Value::Null).conflict(), None);
+        assert!(hpa(json!(1)).takes_precedence().unwrap().contains("HorizontalPodAutoscaler web"));
         let keda = |annotations: Value, target: Value| -> OtherAutoscaler {
             let object = json!({"metadata": {"name": "q", "annotations": annotations}, "spec": {"scaleTargetRef": target}});
             serde_json::from_value::<DynamicObject>(object).unwrap().into()
         };
         let target = || json!({"name": "web"});
         assert!(keda(Value::Null, target()).conflict().is_some());
+        assert!(keda(Value::Null, target()).takes_precedence().unwrap().contains("ScaledObject q"));
+        assert_eq!(keda(json!({"autoscaling.keda.sh/paused": "true"}), target()).takes_precedence(), None);
         assert!(keda(json!({"autoscaling.keda.sh/paused": "false"}), target()).conflict().is_some());
         assert_eq!(keda(json!({"autoscaling.keda.sh/paused": "true"}), target()).conflict(), None);
         assert_eq!(keda(json!({"autoscaling.keda.sh/paused-replicas": "2"}), target()).conflict(), None);

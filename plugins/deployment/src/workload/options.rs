@@ -6,7 +6,11 @@ use std::{
 };
 
 use k8s_openapi::jiff::Timestamp;
-use scaler_types::{ScaleResource, duration, yaml};
+use scaler_types::{
+    ScaleResource, Scaling, ScalingMetric, duration,
+    scaling_options::{self, ScalingOptions},
+    yaml,
+};
 use serde::Deserialize;
 
 use crate::{
@@ -15,8 +19,10 @@ use crate::{
     objects::{
         PortRef, Workload,
         annotations::{
-            HOLD_TIMEOUT, HOSTS, IGNORE_CHECKS, INTERCEPT, KEEP_AWAKE, METRICS, MIN_AWAKE, PAUSED, PORT,
-            READINESS_TIMEOUT, SCALE_TO_ZERO,
+            BUSY_PROBE, EARLY_ACK, HOLD_TIMEOUT, HOSTS, IGNORE_CHECKS, IN_FLIGHT_PER_REPLICA, INTERCEPT,
+            KEEP_AWAKE, MAX_DISRUPTION, MAX_REPLICAS, MESSAGES_PER_REPLICA, METRICS, MIN_AWAKE, MIN_REPLICAS,
+            PAUSED, PORT, QUEUE, READINESS_TIMEOUT, REQUESTS_PER_REPLICA, SCALE_DOWN_DELAY, SCALE_TO_ZERO,
+            SECONDS_PER_MESSAGE,
         },
         host_name::{self, InvalidHostName},
     },
@@ -27,6 +33,14 @@ use crate::{
 pub(crate) struct WorkloadOptions {
     /// It is to be managed.
     pub(crate) opted_in: bool,
+    /// It may be scaled to zero; else only between its limits.
+    pub(crate) scales_to_zero: bool,
+    /// How many replicas it gets; none: others decide that, or it cannot be read.
+    pub(crate) scaling: Option<Scaling>,
+    /// Each option of that, as it was set.
+    pub(crate) scaling_options: ScalingOptions,
+    /// What is probably not meant in that.
+    pub(crate) scaling_mistake: Option<String>,
     /// The metrics that decide; empty: as the namespace file says.
     pub(crate) metrics: Vec<ScaleResource>,
     /// The requested host names.
@@ -53,6 +67,8 @@ pub(crate) struct WorkloadOptions {
     pub(crate) intercept_despite_network_policies: bool,
     /// Annotations that cannot be used.
     pub(crate) invalid: Vec<InvalidAnnotation>,
+    /// One that cannot be used without another, which is missing.
+    pub(crate) invalid_combination: Option<String>,
 }
 
 /// An annotation that cannot be used: it counts as absent.
@@ -84,6 +100,10 @@ enum InvalidValue {
     NoMetricName,
     #[error("the threshold {0} is not valid, expected 0 or more")]
     Threshold(f64),
+    #[error("the targetPerReplica {0} is not valid, expected a number above 0")]
+    TargetPerReplica(f64),
+    #[error("{0}")]
+    Scaling(String),
     #[error(transparent)]
     Host(#[from] InvalidHostName),
     #[error("{0:?} is not a port, expected 1 to 65535, or a port's name")]
@@ -117,6 +137,8 @@ struct Metric {
     window_size: String,
     #[serde(default)]
     threshold: f64,
+    #[serde(default)]
+    target_per_replica: Option<f64>,
 }
 
 /// Annotations by name.
@@ -125,19 +147,33 @@ type Annotations = BTreeMap<String, String>;
 // === impl WorkloadOptions ===
 
 impl WorkloadOptions {
-    /// From a workload's annotations and its namespace's. A value that cannot be used counts as absent.
-    pub(crate) fn read(own: &Annotations, namespace: Option<&Annotations>, config: &PluginConfig) -> Self {
+    /// From a workload's annotations, its namespace's, and what the operator sets of its replicas. A value that cannot be used counts
+    /// as absent.
+    pub(crate) fn read(
+        own: &Annotations,
+        namespace: Option<&Annotations>,
+        operators: Option<&ScalingOptions>,
+        config: &PluginConfig,
+    ) -> Self {
         let mut options = Self {
             intercept_despite_network_policies: config.intercept_despite_network_policies,
+            scaling_options: operators.cloned().unwrap_or_default(),
             ..Self::default()
         };
         let mut read = Reader { own, namespace, invalid: &mut options.invalid };
-        options.opted_in = read.is_set(SCALE_TO_ZERO) || config.opt_in == OptIn::All;
+        if let Some((metrics, targets)) = read.value(METRICS, metrics) {
+            (options.metrics, options.scaling_options.metrics) = (metrics, targets);
+        }
+        read.scaling(&mut options.scaling_options);
+        let readable = read.invalid.is_empty();
+        options.scales_to_zero = read.is_set(SCALE_TO_ZERO) || config.opt_in == OptIn::All;
         match read.inherited(SCALE_TO_ZERO, scale_to_zero) {
-            Some(ScaleToZero::Never) => options.opted_in = false,
-            Some(ScaleToZero::After(window)) => options.metrics = requests_in(window),
+            Some(ScaleToZero::Never) => options.scales_to_zero = false,
+            Some(ScaleToZero::After(window)) if options.metrics.is_empty() => {
+                options.metrics = requests_in(window);
+            }
             // Also with a value that is not valid: the workload is shown, and kept awake.
-            Some(ScaleToZero::AsConfigured) | None => {}
+            Some(ScaleToZero::AsConfigured | ScaleToZero::After(_)) | None => {}
         }
         options.intercept_is_set = read.is_set(INTERCEPT) || config.intercept.is_some();
         options.intercept = match read.inherited(INTERCEPT, intercept_mode) {
@@ -146,9 +182,6 @@ impl WorkloadOptions {
             None => config.intercept.unwrap_or_default(),
         };
         options.ignored_checks = read.value(IGNORE_CHECKS, ignored_checks).unwrap_or_default();
-        if let Some(metrics) = read.value(METRICS, metrics) {
-            options.metrics = metrics;
-        }
         options.hosts = read.value(HOSTS, hosts).unwrap_or_default();
         options.port = read.value(PORT, port);
         options.hold_timeout = read.value(HOLD_TIMEOUT, interval);
@@ -156,16 +189,48 @@ impl WorkloadOptions {
         options.min_awake = read.value(MIN_AWAKE, interval);
         options.keep_awake_until = read.value(KEEP_AWAKE, until);
         options.paused = read.value(PAUSED, flag).unwrap_or(false);
+        let is_scaled = options.scaling_options.has_target() || !options.scaling_options.queues.is_empty();
+        options.opted_in =
+            options.scales_to_zero || is_scaled || SCALED_BY.iter().any(|name| own.contains_key(*name));
+        options.scaling_mistake = options.scaling_options.mistake(annotation_name);
+        match options.scaling_options.scaling(annotation_name) {
+            Ok(scaling) => options.scaling = scaling.filter(|_| readable),
+            // What is missing may be what cannot be read.
+            Err(problem) => options.invalid_combination = Some(problem).filter(|_| readable),
+        }
         options
+    }
+
+    /// Its requests have to reach it through the DLXs: while it is asleep they wake it, or its replicas go by them. A worker without
+    /// any Service, which its queue wakes, has none.
+    pub(crate) fn needs_dlxs(&self, state: &State, workload: &Workload) -> bool {
+        let counts_requests = self.scaling_options.counts_requests();
+        let is_worker = self.scaling_options.wakes_by_metric() && state.services_of(workload).is_empty();
+        self.opted_in && (counts_requests || self.scales_to_zero && !is_worker)
+    }
+
+    /// Its Services are to be intercepted.
+    pub(crate) fn wants_interception(&self, state: &State, workload: &Workload) -> bool {
+        self.needs_dlxs(state, workload) && self.intercept != InterceptMode::Manual
     }
 }
 
 /// The options of a workload. Scaler's own daemons are never opted in.
 pub(crate) fn workload_options(state: &State, workload: &Workload) -> WorkloadOptions {
     let namespace = state.namespace(&workload.meta.namespace).map(|namespace| &namespace.annotations);
-    let mut options = WorkloadOptions::read(&workload.annotations, namespace, &state.config);
+    let id = workload.id();
+    let operators = state.config.operators_scaling(&id.namespace, &id.name);
+    let mut options = WorkloadOptions::read(&workload.annotations, namespace, operators, &state.config);
     options.opted_in &= !workload.is_scaler();
     options
+}
+
+/// Annotations of a workload that opt it in to be scaled, though not to zero.
+const SCALED_BY: [&str; 4] = [QUEUE, MESSAGES_PER_REPLICA, IN_FLIGHT_PER_REPLICA, REQUESTS_PER_REPLICA];
+
+/// An option of how many replicas it gets, as an annotation.
+fn annotation_name(option: &str) -> String {
+    format!("scaler.dev/{option}")
 }
 
 /// The value of `scaler.dev/scale-to-zero`.
@@ -197,6 +262,41 @@ impl Reader<'_> {
             (Some(text), _) => self.parse(name, false, text, parse),
             (None, Some(text)) => self.parse(name, true, text, parse),
             (None, None) => None,
+        }
+    }
+
+    /// Replaces what the workload's annotations say of how many replicas it gets.
+    fn scaling(&mut self, options: &mut ScalingOptions) {
+        let target =
+            |text: &str| scaling_options::parse_target(text).map(Some).map_err(InvalidValue::Scaling);
+        let replicas =
+            |text: &str| scaling_options::parse_replicas(text).map(Some).map_err(InvalidValue::Scaling);
+        self.replace(QUEUE, &mut options.queues, |text| {
+            scaling_options::parse_queues(text).map_err(InvalidValue::Scaling)
+        });
+        self.replace(MESSAGES_PER_REPLICA, &mut options.messages_per_replica, target);
+        self.replace(SECONDS_PER_MESSAGE, &mut options.seconds_per_message, target);
+        self.replace(IN_FLIGHT_PER_REPLICA, &mut options.in_flight_per_replica, target);
+        self.replace(REQUESTS_PER_REPLICA, &mut options.requests_per_replica, target);
+        self.replace(MIN_REPLICAS, &mut options.min_replicas, replicas);
+        self.replace(MAX_REPLICAS, &mut options.max_replicas, replicas);
+        self.replace(MAX_DISRUPTION, &mut options.max_disruption, |text| {
+            text.parse().map(Some).map_err(InvalidValue::Scaling)
+        });
+        self.replace(SCALE_DOWN_DELAY, &mut options.scale_down_delay, |text| {
+            duration::parse(text).map(Some).map_err(|error| InvalidValue::Duration(error.to_string()))
+        });
+        self.replace(BUSY_PROBE, &mut options.busy_probe, |text| {
+            text.parse().map(Some).map_err(InvalidValue::Scaling)
+        });
+        self.replace(EARLY_ACK, &mut options.early_ack, |text| {
+            scaling_options::parse_accepted(text).map_err(InvalidValue::Scaling)
+        });
+    }
+
+    fn replace<T>(&mut self, name: &'static str, option: &mut T, parse: fn(&str) -> Result<T, InvalidValue>) {
+        if let Some(value) = self.value(name, parse) {
+            *option = value;
         }
     }
 
@@ -233,26 +333,32 @@ fn interval(text: &str) -> Result<Duration, InvalidValue> {
     duration::parse_interval(text).map_err(InvalidValue::Duration)
 }
 
-fn metrics(text: &str) -> Result<Vec<ScaleResource>, InvalidValue> {
+/// The metrics, and those of them that have a target per replica.
+fn metrics(text: &str) -> Result<(Vec<ScaleResource>, Vec<ScalingMetric>), InvalidValue> {
     let list: Vec<Metric> =
         serde_yaml::from_str_with_options(text, yaml::options()).map_err(InvalidValue::Metrics)?;
     if list.is_empty() {
         return Err(InvalidValue::NoMetric);
     }
+    let mut targets = Vec::new();
     let metrics = list.into_iter().map(|metric| {
         if metric.metric_name.is_empty() {
             return Err(InvalidValue::NoMetricName);
         }
+        let window_size = interval(metric.window_size.trim())?;
+        if let Some(target_per_replica) = metric.target_per_replica {
+            if !target_per_replica.is_finite() || target_per_replica <= 0.0 {
+                return Err(InvalidValue::TargetPerReplica(target_per_replica));
+            }
+            let metric_name = metric.metric_name.clone();
+            targets.push(ScalingMetric { metric_name, window_size, target_per_replica });
+        }
         if !metric.threshold.is_finite() || metric.threshold < 0.0 {
             return Err(InvalidValue::Threshold(metric.threshold));
         }
-        Ok(ScaleResource {
-            metric_name: metric.metric_name,
-            window_size: interval(metric.window_size.trim())?,
-            threshold: metric.threshold,
-        })
+        Ok(ScaleResource { metric_name: metric.metric_name, window_size, threshold: metric.threshold })
     });
-    metrics.collect()
+    Ok((metrics.collect::<Result<_, _>>()?, targets))
 }
 
 fn hosts(text: &str) -> Result<Vec<String>, InvalidValue> {
@@ -297,154 +403,4 @@ fn flag(text: &str) -> Result<bool, InvalidValue> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::tests::context;
-
-    fn config(section: &str) -> PluginConfig {
-        PluginConfig::read(&context(&format!("namespace: shop\nplugins: {{deployment: {section}}}\n")))
-            .unwrap()
-    }
-
-    fn annotations(all: &[(&str, &str)]) -> Annotations {
-        all.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
-    }
-
-    fn read(own: &[(&str, &str)]) -> WorkloadOptions {
-        WorkloadOptions::read(&annotations(own), None, &config("{}"))
-    }
-
-    #[test]
-    fn the_managed_workloads() {
-        let all = config("{optIn: all}");
-        let one = config("{}");
-        for (own, namespace, config, expected) in [
-            (None, None, &one, false),
-            (None, None, &all, true),
-            (Some("10m"), None, &one, true),
-            (Some("true"), None, &one, true),
-            (Some("false"), None, &all, false),
-            (None, Some("10m"), &one, true),
-            (Some("false"), Some("10m"), &one, false),
-            (Some("5m"), Some("false"), &one, true),
-            (None, Some("false"), &all, false),
-            (Some("soon"), None, &one, true),
-        ] {
-            let of = |value: Option<&str>| value.map(|value| annotations(&[(SCALE_TO_ZERO, value)]));
-            let options = WorkloadOptions::read(&of(own).unwrap_or_default(), of(namespace).as_ref(), config);
-            assert_eq!(options.opted_in, expected, "{own:?} {namespace:?}");
-        }
-    }
-
-    #[test]
-    fn the_workload_says_where_its_services_lead_else_its_namespace_else_the_file() {
-        let (bare, none, direct) =
-            (config("{}"), config("{intercept: manual}"), config("{intercept: when-asleep}"));
-        for (own, namespace, config, expected) in [
-            (None, None, &bare, InterceptMode::Always),
-            (None, None, &none, InterceptMode::Manual),
-            (None, None, &direct, InterceptMode::WhenAsleep),
-            (None, Some("always"), &direct, InterceptMode::Always),
-            (Some("manual"), Some("always"), &direct, InterceptMode::Manual),
-            (Some(" always "), None, &none, InterceptMode::Always),
-        ] {
-            let of = |value: Option<&str>| value.map(|value| annotations(&[(INTERCEPT, value)]));
-            let options = WorkloadOptions::read(&of(own).unwrap_or_default(), of(namespace).as_ref(), config);
-            assert_eq!((options.intercept, options.invalid.len()), (expected, 0), "{own:?} {namespace:?}");
-            let written = own.or(namespace).is_some() || config.intercept.is_some();
-            assert_eq!(options.intercept_is_set, written, "{own:?} {namespace:?}");
-        }
-        let options =
-            WorkloadOptions::read(&annotations(&[]), Some(&annotations(&[(INTERCEPT, "yes")])), &direct);
-        assert_eq!(options.intercept, InterceptMode::Manual);
-        assert!(
-            options.invalid[0].to_string().starts_with("scaler.dev/intercept of its namespace: \"yes\""),
-            "{:?}",
-            options.invalid
-        );
-    }
-
-    #[test]
-    fn every_annotation_is_read() {
-        let options = read(&[
-            (SCALE_TO_ZERO, "10m"),
-            (METRICS, "[{metricName: gpu, windowSize: 1h, threshold: 0.5}]"),
-            (HOSTS, "a.example, B.example\n c.example"),
-            (PORT, "8080"),
-            (HOLD_TIMEOUT, "20s"),
-            (READINESS_TIMEOUT, "2m"),
-            (MIN_AWAKE, "1h"),
-            (KEEP_AWAKE, "until=2026-12-24T18:00:00+01:00"),
-            (PAUSED, "true"),
-            (INTERCEPT, "when-asleep"),
-            (IGNORE_CHECKS, "session-affinity, session-affinity"),
-        ]);
-        assert!(options.invalid.is_empty(), "{:?}", options.invalid);
-        assert_eq!(options.metrics[0].wire_name(), "gpu_per_1h");
-        assert_eq!(options.hosts, ["a.example", "b.example", "c.example"]);
-        assert_eq!(options.port, Some(PortRef::Number(8080)));
-        assert_eq!(
-            (options.hold_timeout, options.readiness_timeout, options.min_awake),
-            (Some(Duration::from_secs(20)), Some(Duration::from_secs(120)), Some(Duration::from_secs(3600)))
-        );
-        assert_eq!(options.keep_awake_until.unwrap().to_string(), "2026-12-24T17:00:00Z");
-        assert!(options.paused);
-        assert_eq!((options.intercept, options.ignored_checks.len()), (InterceptMode::WhenAsleep, 1));
-        assert_eq!(read(&[(SCALE_TO_ZERO, "5m")]).metrics[0].wire_name(), "requests_per_5m");
-        assert_eq!(read(&[(SCALE_TO_ZERO, "true")]).metrics, []);
-        assert_eq!(read(&[(PORT, "web")]).port, Some(PortRef::Name("web".to_owned())));
-    }
-
-    #[test]
-    fn each_bad_value_is_named_with_what_was_expected_and_the_others_hold() {
-        for (name, value, expected) in [
-            (SCALE_TO_ZERO, "10", "\"10\" is not a duration"),
-            (SCALE_TO_ZERO, "0s", "\"0s\" is too short: expected 100ms or more"),
-            (SCALE_TO_ZERO, "1ns", "\"1ns\" is too short"),
-            (METRICS, "[{metricName: a, windowSize: 1ms}]", "\"1ms\" is too short"),
-            (METRICS, "requests", "expected a list"),
-            (METRICS, "[]", "at least one metric"),
-            (METRICS, "[{metricName: a, windowSize: 1m, thresold: 1}]", "unknown key \"thresold\""),
-            (METRICS, "[{metricName: a, windowSize: never}]", "not a duration"),
-            (METRICS, "[{metricName: a, windowSize: 1m, threshold: -1}]", "expected 0 or more"),
-            (METRICS, "[{metricName: a, windowSize: 1m, threshold: .nan}]", "expected 0 or more"),
-            (HOSTS, "*.example.com", "*.example.com"),
-            (HOSTS, "a.example:80", "a.example:80"),
-            (PORT, "0", "1 to 65535"),
-            (PORT, "65536", "1 to 65535"),
-            (PORT, "-1", "1 to 65535"),
-            (HOLD_TIMEOUT, "", "is not a duration"),
-            (READINESS_TIMEOUT, "5 minutes", "is not a duration"),
-            (MIN_AWAKE, "0s", "is too short"),
-            (KEEP_AWAKE, "until=tomorrow", "until=2026-12-24T18:00:00Z"),
-            (KEEP_AWAKE, "2026-12-24T18:00:00Z", "until=2026-12-24T18:00:00Z"),
-            (KEEP_AWAKE, "Mon-Fri 08:00-18:00", "until=2026-12-24T18:00:00Z"),
-            (PAUSED, "yes", "neither true nor false"),
-            (INTERCEPT, "service", "expected always, when-asleep or manual"),
-            (IGNORE_CHECKS, "session-affinity, all", "\"all\" is not a check that can be ignored"),
-            (IGNORE_CHECKS, "network-policies", "interceptDespiteNetworkPolicies: true"),
-        ] {
-            let mut own = annotations(&[(SCALE_TO_ZERO, "10m"), (PORT, "8080")]);
-            own.insert(name.to_owned(), value.to_owned());
-            let options = WorkloadOptions::read(&own, None, &config("{}"));
-            assert_eq!(options.invalid.len(), 1, "{name} {value}: {:?}", options.invalid);
-            assert!(
-                options.invalid[0].to_string().starts_with(name)
-                    && options.invalid[0].to_string().contains(expected),
-                "{}",
-                options.invalid[0]
-            );
-            assert!(options.opted_in);
-            assert_eq!(options.port.is_some(), name != PORT);
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn no_value_panics(value: String) {
-            let names = [SCALE_TO_ZERO, METRICS, HOSTS, PORT, HOLD_TIMEOUT, READINESS_TIMEOUT, MIN_AWAKE, KEEP_AWAKE, PAUSED, INTERCEPT, IGNORE_CHECKS];
-            let own: Vec<_> = names.iter().map(|name| (*name, value.as_str())).collect();
-            read(&own);
-        }
-    }
-}
+mod tests;

@@ -54,6 +54,7 @@ pub(crate) fn build_patch(
 ) -> WorkloadPatch {
     let replicas = replicas(workload, target);
     let generation = workload.generation + workload.kind.generations(replicas != workload.replicas);
+    let annotation = |name: &str| workload.annotations.get(name).map(String::as_str);
     let change = RecordChange {
         record,
         uid: &workload.meta.uid,
@@ -62,7 +63,8 @@ pub(crate) fn build_patch(
         before: workload.replicas_before(),
         target: replicas,
         owners: &workload.owners,
-        sleep_now: workload.annotations.get(annotations::SLEEP_NOW).map(String::as_str),
+        sleep_now: annotation(annotations::SLEEP_NOW),
+        wake_now: annotation(annotations::WAKE_NOW),
         spec: &workload.spec,
         now,
     };

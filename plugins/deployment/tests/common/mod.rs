@@ -52,6 +52,7 @@ pub fn api_resource(kind: &str) -> ApiResource {
         "Ingress" => ("networking.k8s.io", "v1", "ingresses"),
         "NetworkPolicy" => ("networking.k8s.io", "v1", "networkpolicies"),
         "EndpointSlice" => ("discovery.k8s.io", "v1", ""),
+        "HorizontalPodAutoscaler" => ("autoscaling", "v2", ""),
         "ScaledObject" => ("keda.sh", "v1alpha1", ""),
         "Worker" => ("example.org", "v1", ""),
         "CustomResourceDefinition" => ("apiextensions.k8s.io", "v1", ""),

@@ -61,7 +61,7 @@ impl InterceptionWriter {
         let (wanted, direct) = self.store.with(|state| {
             let workload = state.workload(id).ok_or_else(|| terminal(format!("{id} does not exist")))?;
             let options = workload_options(state, workload);
-            if !options.opted_in || options.intercept == InterceptMode::Manual {
+            if !options.wants_interception(state, workload) {
                 return Err(terminal(format!(
                     "{id} is not to be intercepted: scaler.dev/intercept is manual, or it is opted out"
                 )));

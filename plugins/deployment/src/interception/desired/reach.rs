@@ -11,13 +11,17 @@ use crate::{
 
 /// Why no request could wake a workload whose Services are not intercepted, if so.
 ///
-/// The names of its Services alone do not count: their clients connect to its pods, and to none while it is asleep.
+/// The names of its Services alone do not count: their clients connect to its pods, and to none while it is asleep. A worker that its
+/// queue wakes needs no request.
 pub(in crate::interception) fn unreachable(
     state: &State,
     workload: &Workload,
     options: &WorkloadOptions,
 ) -> Option<String> {
     let id = workload.id();
+    if options.scaling_options.wakes_by_metric() && !options.scaling_options.counts_requests() {
+        return None;
+    }
     let by_operator = state.config.operators_hosts(&id.namespace, &id.name).next().is_some();
     if by_operator || existing_route(state, workload, options).is_some() {
         return None;
@@ -39,7 +43,7 @@ pub(crate) fn interception_by_default(
     workload: &Workload,
     options: &WorkloadOptions,
 ) -> Option<String> {
-    if !options.opted_in || options.intercept_is_set {
+    if !options.wants_interception(state, workload) || options.intercept_is_set {
         return None;
     }
     let (route, host) = existing_route(state, workload, options)?;

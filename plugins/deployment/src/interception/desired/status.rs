@@ -68,12 +68,12 @@ pub(crate) fn interception_status(
     workload: &Workload,
     options: &WorkloadOptions,
 ) -> WorkloadInterception {
-    let refusal = match options.opted_in {
+    let refusal = match options.needs_dlxs(state, workload) {
         true => refusals::check_interception(state, workload, options, &state.interception.dlxs),
         false => None,
     };
     // A refused workload is kept awake and restored, also where its Services are not to be intercepted.
-    let wanted = options.opted_in && options.intercept != InterceptMode::Manual;
+    let wanted = options.wants_interception(state, workload);
     let requested = wanted || refusal.is_some();
     let services = state.services_of(workload);
     let ours: Vec<&DlxSlice> = services.iter().flat_map(|service| dlx_slices(state, service)).collect();
@@ -85,7 +85,7 @@ pub(crate) fn interception_status(
         Backend::Both
     };
     let traffic_mode = match options.intercept {
-        InterceptMode::WhenAsleep if options.opted_in => TrafficMode::WhenAsleep,
+        InterceptMode::WhenAsleep if wanted => TrafficMode::WhenAsleep,
         _ => TrafficMode::Always,
     };
     let id = workload.id();
