@@ -29,7 +29,10 @@ pub fn validate(kind: &Kind, value: &Value, old: Option<&Value>) -> Vec<Cause> {
     let spec = &value["spec"];
     match (kind.group.as_str(), kind.plural.as_str()) {
         ("apps", plural) if plural != "controllerrevisions" => workload(kind, value, old, &mut causes),
-        ("", "pods") => pod_spec(spec, "spec", &mut causes),
+        ("", "pods") => {
+            pod_spec(spec, "spec", &mut causes);
+            deletion_cost(value, old, &mut causes);
+        }
         ("", "services") => service(spec, &mut causes),
         ("" | "events.k8s.io", "events") => events::event(kind, value, old, &mut causes),
         ("", "configmaps") => config_map(value, old, &mut causes),
@@ -117,6 +120,20 @@ fn pod_spec(spec: &Value, at: &str, causes: &mut Vec<Cause>) {
                 port_number(&port["containerPort"], &format!("{at}.ports[{index}].containerPort"), causes);
             }
         }
+    }
+}
+
+/// What was there before may stay.
+fn deletion_cost(pod: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
+    const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+    let cost = |pod: &'_ Value| pod["metadata"]["annotations"][COST].as_str().map(str::to_owned);
+    let is_valid =
+        |cost: &String| cost == "0" || !cost.starts_with(['0', '+']) && cost.parse::<i32>().is_ok();
+    if let Some(wrong) = cost(pod).filter(|cost| !is_valid(cost))
+        && old.and_then(cost).is_none_or(|old| is_valid(&old))
+    {
+        let field = format!("metadata.annotations[{COST}]");
+        causes.push(Cause::invalid(&field, &Value::from(wrong), "must be a 32bit integer"));
     }
 }
 

@@ -1,6 +1,6 @@
 //! ReplicaSet -> Pods.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use k8s_openapi::{
@@ -15,7 +15,7 @@ use kube::api::PostParams;
 
 use super::{
     Error, World,
-    pods::{available_in, from_template, is_active, is_ready, order_of_leaving},
+    pods::{available_in, controller_of, first_to_leave, from_template, is_active, is_ready},
 };
 use crate::cache::Key;
 
@@ -46,12 +46,16 @@ fn wanted(set: &ReplicaSet) -> usize {
     replicas.try_into().unwrap_or_default()
 }
 
+/// The pods of all ReplicaSets of its Deployment, its own included.
+fn related(world: &World, set: &ReplicaSet) -> Vec<Arc<Pod>> {
+    let sets = controller_of(&set.metadata).map(|owner| world.replica_sets.find(&owner.uid));
+    let uids = sets.into_iter().flatten().filter_map(|set| set.metadata.uid.clone());
+    let uids: BTreeSet<_> = uids.chain(set.metadata.uid.clone()).collect();
+    uids.iter().flat_map(|uid| active(world, uid)).collect()
+}
+
 /// Makes what is missing, deletes what is too much. `Err`: the condition's reason and what the API said.
-async fn manage(
-    world: &World,
-    set: &ReplicaSet,
-    mut pods: Vec<Arc<Pod>>,
-) -> Result<(), (&'static str, Error)> {
+async fn manage(world: &World, set: &ReplicaSet, pods: Vec<Arc<Pod>>) -> Result<(), (&'static str, Error)> {
     let wanted = wanted(set);
     if pods.len() < wanted {
         let mut left = (wanted - pods.len()).min(BURST);
@@ -73,9 +77,9 @@ async fn manage(
             batch *= 2;
         }
     } else if pods.len() > wanted {
-        pods.sort_by_key(|pod| order_of_leaving(pod));
-        pods.truncate((pods.len() - wanted).min(BURST));
-        let failed = join_all(pods.iter().map(|pod| world.delete_pod(pod))).await;
+        let count = (pods.len() - wanted).min(BURST);
+        let leaving = first_to_leave(pods, &related(world, set), count, Timestamp::now());
+        let failed = join_all(leaving.iter().map(|pod| world.delete_pod(pod))).await;
         if let Some(error) = failed.into_iter().find_map(Result::err) {
             return Err(("FailedDelete", error));
         }

@@ -176,6 +176,30 @@ fn a_quota_limits_pods() {
 }
 
 #[test]
+fn a_pods_deletion_cost_is_a_number() {
+    run(|api| async move {
+        let path = api.path("v1", "pods");
+        let mut pod = json!({"metadata": {"name": "one"}, "spec": {"containers": [{"name": "a", "image": "devcluster/hello"}]}});
+        const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+        for wrong in ["", "many", "1.5", "+1", "007", "2147483648"] {
+            pod["metadata"]["annotations"] = json!({COST: wrong});
+            let field = format!("metadata.annotations[{COST}]");
+            assert_eq!(causes(&api, &path, &pod).await, [field], "{wrong:?}");
+        }
+        pod["metadata"]["annotations"] = json!({COST: "-2147483648"});
+        api.create(&path, &pod).await;
+        let one = format!("{path}/one");
+        let (status, _) = api.patch(&one, "merge", &json!({"metadata": {"annotations": {COST: "x"}}})).await;
+        assert_eq!(status, 422);
+        let (status, pod) =
+            api.patch(&one, "merge", &json!({"metadata": {"annotations": {COST: null}}})).await;
+        assert_eq!((status, pod["metadata"].get("annotations")), (200, None), "{pod}");
+        let stale = json!({"metadata": {"resourceVersion": "1", "annotations": {COST: "0"}}});
+        assert_eq!(api.patch(&one, "merge", &stale).await.0, 409);
+    });
+}
+
+#[test]
 fn a_pod_needs_its_service_account() {
     run(|api| async move {
         let pod = json!({

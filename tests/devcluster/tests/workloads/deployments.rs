@@ -240,3 +240,25 @@ fn the_pod_that_is_not_ready_leaves_first() {
         },
     );
 }
+
+#[test]
+fn the_pod_with_the_lowest_deletion_cost_leaves_first_among_ready_ones() {
+    everywhere(|site| async move {
+        site.create::<Deployment>(deployment(&site, "web", 4, &[])).await;
+        settled(&site, "web", 4).await;
+        let pods = site.until_all("four pods", "app=web", |pods: &Pods| pods.len() == 4).await;
+        let names: Vec<_> = pods.keys().cloned().collect();
+        let cost = |cost: &str| json!({"metadata": {"annotations": {"controller.kubernetes.io/pod-deletion-cost": cost}}});
+        // Without one it is 0.
+        for (name, value) in [(&names[0], "1"), (&names[2], "-2147483648"), (&names[3], "-1")] {
+            site.patch::<Pod>(name, cost(value)).await;
+        }
+        for (replicas, leaves) in [(3, 2), (2, 3), (1, 1)] {
+            site.patch::<Deployment>("web", json!({"spec": {"replicas": replicas}})).await;
+            let left = |pods: &Pods| pods.values().filter(|pod| lives(pod)).count() == replicas;
+            let left = site.until_all("fewer pods", "app=web", left).await;
+            let gone = &names[leaves];
+            assert!(left.get(gone).is_none_or(|pod| !lives(pod)), "{gone} did not leave: {:?}", left.keys());
+        }
+    });
+}
