@@ -1,6 +1,6 @@
 {{/*
 What each daemon may do, and why. Verbs are spelled out, no resource is a wildcard but the names of custom metrics, nothing of a Secret is read,
-and no workload can be created or deleted. The rights to intercept Services are there only with servicePorts.
+and no workload or pod can be created or deleted. The rights to intercept Services are there only with servicePorts.
 */}}
 
 {{/* A rule for workloads. apps has its two; further ones come from the values. */}}
@@ -39,7 +39,13 @@ and no workload can be created or deleted. The rights to intercept Services are 
   resources: [endpointslices]
   verbs: [list, watch]
 {{- end }}
-{{- if eq .daemon "dlx" }}
+{{- if eq .daemon "autoscaler" }}
+{{- $marks := .root.Values.autoscaler.podDeletionCost }}
+# Which pods have work, before some are removed{{ if $marks }}; a patch marks the others with controller.kubernetes.io/pod-deletion-cost{{ end }}.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: {{ ternary "[list, patch]" "[list]" $marks }}
+{{- else }}
 # Where a workload listens, and why it does not start.
 - apiGroups: [""]
   resources: [pods]

@@ -76,10 +76,11 @@ fn listing(rights: &BTreeSet<Right>) -> String {
 }
 
 /// The values of each listing.
-const LISTED: [(&str, &str); 4] = [
+const LISTED: [(&str, &str); 5] = [
     ("one-namespace", "namespaces: {shop: {}}"),
     ("nothing-intercepted", "namespaces: {shop: {}}\nservicePorts: null"),
     ("all-namespaces", r#"namespaces: {"*": {}}"#),
+    ("deletion-cost", "namespaces: {shop: {}}\nautoscaler: {podDeletionCost: true}"),
     (
         "custom-metrics",
         "namespaces: {shop: {metrics: {source: kubernetes, resource: {group: apps, kind: Deployment}}}}\nworkloads: [{group: argoproj.io, plural: rollouts}]",
@@ -127,6 +128,9 @@ fn nothing_is_allowed_that_scaling_does_not_need() {
                 "apps/deployments" | "apps/statefulsets" | "argoproj.io/rollouts" => verb == "patch",
                 "events" | "events.k8s.io/events" => verb == "create" || verb == "patch",
                 "coordination.k8s.io/leases" => place == "scaler",
+                "pods" if name == "deletion-cost" && daemon == "autoscaler" => {
+                    place == "shop" && verb == "patch"
+                }
                 // The rest is needed to intercept a Service.
                 _ if daemon == "dlx" || name == "nothing-intercepted" => false,
                 "services" => verb == "patch",

@@ -2,6 +2,7 @@
 
 mod deletion;
 mod interception;
+mod pods;
 mod selector_key;
 mod workloads;
 
@@ -28,7 +29,7 @@ pub struct Policy {
 
 /// The one of the release `scaler` that is called so.
 pub fn policy(name: &str) -> Policy {
-    let objects = rendered("");
+    let objects = rendered("autoscaler: {podDeletionCost: true}");
     let name = format!("scaler-scaler-{name}");
     let binding: ValidatingAdmissionPolicyBinding =
         named(&objects, "ValidatingAdmissionPolicyBinding", &name);
@@ -159,6 +160,7 @@ fn a_policy_is_about_its_daemon_only() {
         ("autoscaler-services", "autoscaler", "dlx"),
         ("autoscaler-endpointslices", "autoscaler", "dlx"),
         ("autoscaler-configmaps", "autoscaler", "dlx"),
+        ("autoscaler-pods", "autoscaler", "dlx"),
     ] {
         let policy = policy(name);
         assert_eq!(policy.failure_policy, "Fail", "{name}");

@@ -9,7 +9,8 @@ use super::{cell, page};
 
 /// One served namespace, beside the daemons' own, and everything that needs a right.
 const VALUES: &str =
-    "namespaces: {shop: {metrics: {source: kubernetes, resource: {group: apps, kind: Deployment}}}}";
+    "namespaces: {shop: {metrics: {source: kubernetes, resource: {group: apps, kind: Deployment}}}}
+autoscaler: {podDeletionCost: true}";
 
 const HEADER: &str = "# Rights
 
@@ -19,12 +20,13 @@ What the chart allows each daemon, and why. Neither reads Secrets, creates or de
 custom metrics. A test fails if a daemon has a right that `tests/deploy/rbac` does not list, and the tests of the daemons in a cluster
 run with these rights and no more.
 
-This is with `servicePorts` and with the metric source `kubernetes`. Without `servicePorts` the autoscaler has no right to services
-beyond `list` and `watch`, and none to endpointslices, networkpolicies, nodes and configmaps.
+This is with `servicePorts`, with the metric source `kubernetes` and with `autoscaler.podDeletionCost`. Without `servicePorts` the autoscaler
+has no right to services beyond `list` and `watch`, and none to endpointslices, networkpolicies, nodes and configmaps. Without
+`autoscaler.podDeletionCost`, which is the default, it can only list pods.
 
 RBAC cannot limit which fields a patch changes. The chart's ValidatingAdmissionPolicies do: of a workload each daemon can change
 `spec.replicas` and the annotation `scaler.dev/state`, and a DLX replicas only from zero up. Of a Service the autoscaler can only add and
-remove the selector key `scaler.dev/intercepted`.
+remove the selector key `scaler.dev/intercepted`, and of a pod only the annotation `controller.kubernetes.io/pod-deletion-cost`.
 ";
 
 /// A rule: what it is for, the verbs and the resources.
