@@ -126,6 +126,7 @@ fn exchanges() -> Vec<Exchange> {
         same(b"OPTIONS * HTTP/1.1\r\nHost: a.test\r\n\r\n", OK),
         same(b"PROPFIND /a HTTP/1.1\r\nHost: A.Test:8080\r\n\r\n", OK),
         same(b"get / HTTP/1.1\r\nHost: a.test\r\n\r\n", OK),
+        same(b"POST / HTTP/1.1\r\nHost: a.test\r\nExpect: 200-ok\r\nContent-Length: 3\r\n\r\nabc", OK),
         // HTTP/1.0, with a host and without.
         same(b"GET / HTTP/1.0\r\nHost: a.test\r\n\r\n", OK),
         same(b"OPTIONS / HTTP/1.0\r\n\r\n", OK),

@@ -268,8 +268,11 @@ fn outgoing(
             parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
     }
-    // hyper answers it when the body is read: the resource need not.
-    parts.headers.remove(header::EXPECT);
+    // hyper answers 100-continue when the body is read: the resource need not. Any other is the resource's to refuse.
+    let is_continue = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if parts.headers.get_all(header::EXPECT).iter().all(is_continue) {
+        parts.headers.remove(header::EXPECT);
+    }
     headers::forwarded(&mut parts.headers, &context.origin.peer, forwarded_headers(context, resource));
     if let Some(protocol) = protocol.filter(|_| switch.is_some()) {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
