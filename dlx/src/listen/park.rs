@@ -35,7 +35,7 @@ pub(super) async fn park((resource, bytes): ToHold, socket: &Socket) -> Result<P
 
 /// The first request, if its resource is certain and not up. `bytes`: those that are in the socket.
 pub(super) fn find_to_hold(identifier: &Identifier, origin: &Origin, bytes: &[u8]) -> Option<ToHold> {
-    if identifier.needs_headers(origin) {
+    if identifier.needs_headers(origin) || origin.port.as_ref().is_some_and(|port| port.resource.is_open()) {
         return None;
     }
     let mut room = HeadFields::room();
