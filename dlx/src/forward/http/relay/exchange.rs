@@ -49,7 +49,7 @@ pub(super) struct Exchange<'c> {
     pub(super) client: &'c mut Timed,
     pub(super) socket: &'c Socket,
     /// Bytes of the client that follow the request.
-    pub(super) ahead: &'c mut Vec<u8>,
+    pub(super) received: &'c mut Vec<u8>,
     pub(super) connection: RelayConnection,
     pub(super) in_flight: InFlight,
     /// If it was held: its permit, until it is freed,
@@ -139,7 +139,7 @@ enum Progress {
 // === impl Upload ===
 
 impl Upload {
-    /// `begin` is the head and what came with it; `body` is the rest.
+    /// `begin` is the head and what came with it of the body; `body` is the part that is still to come.
     pub(super) fn new(begin: Buffer, body: Option<Body>) -> Self {
         Self { out: Some(begin), body, untaken: false, done: false }
     }
@@ -157,9 +157,9 @@ impl Exchange<'_> {
         let stall = self.context.progress.timeouts().stall;
         let mut answered = None;
         loop {
-            let (sent, socket, ahead) = (self.up.done, self.socket, !self.ahead.is_empty());
+            let (sent, socket, more) = (self.up.done, self.socket, !self.received.is_empty());
             // While a body comes, its end is seen by reading.
-            let left = async { if sent { left(socket, ahead).await } else { pending().await } };
+            let left = async { if sent { left(socket, more).await } else { pending().await } };
             let permit = self.permit.is_some().then(|| self.sent + PERMIT_TIMEOUT);
             let progress = tokio::select! {
                 biased;
@@ -277,7 +277,7 @@ impl Exchange<'_> {
             let Ok(part) = body.follow(buffer.bytes()) else { return Poll::Ready(Err(Failure::BadBody)) };
             if part.ended {
                 self.up.body = None;
-                self.ahead.extend_from_slice(&buffer.bytes()[part.len..]);
+                self.received.extend_from_slice(&buffer.bytes()[part.len..]);
             }
             buffer.truncate(part.len);
             *moved = true;
@@ -464,9 +464,9 @@ fn poll_fill(
 }
 
 /// Reads from the client's connection, which has no buffer while it waits. Empty: it has ended.
-pub(super) async fn fill(client: &mut Timed, ahead: &[u8]) -> io::Result<Buffer> {
+pub(super) async fn fill(client: &mut Timed, received: &[u8]) -> io::Result<Buffer> {
     poll_fn(|cx| {
-        let mut buffer = Buffer::with(ahead).ok_or(io::ErrorKind::InvalidData)?;
+        let mut buffer = Buffer::with(received).ok_or(io::ErrorKind::InvalidData)?;
         let len = ready!(poll_fill(Pin::new(&mut *client), cx, &mut buffer))?;
         if len == 0 {
             buffer.truncate(0);
@@ -476,9 +476,9 @@ pub(super) async fn fill(client: &mut Timed, ahead: &[u8]) -> io::Result<Buffer>
     .await
 }
 
-/// Returns when the client has left. A client that has sent more may half-close its side and wait for all answers.
-pub(super) async fn left(socket: &Socket, ahead: bool) {
-    if ahead { socket.gone().await } else { socket.closed().await }
+/// Returns when the client has left. A client that has sent `more` may half-close its side and wait for all answers.
+pub(super) async fn left(socket: &Socket, more: bool) {
+    if more { socket.gone().await } else { socket.closed().await }
 }
 
 /// Returns at the deadline, if there is one.

@@ -56,11 +56,11 @@ struct Relay<'c> {
     client: &'c mut Timed,
     socket: &'c Socket,
     /// Read and not processed yet.
-    ahead: Vec<u8>,
-    /// It is the beginning of a head, and no more.
-    partial: bool,
+    received: Vec<u8>,
+    /// They are the beginning of a head, and no more.
+    is_half_head: bool,
     /// The head of the current request as it came.
-    head: Vec<u8>,
+    original_head: Vec<u8>,
     /// The request that comes next, if it was seen before.
     held: Option<Held>,
 }
@@ -104,8 +104,8 @@ struct Refused {
     counted: bool,
     to_head: bool,
     close: bool,
-    /// Whether all of it was read.
-    whole: bool,
+    /// Whether its body was read, too.
+    fully_read: bool,
 }
 
 /// What some bytes are.
@@ -126,8 +126,15 @@ pub(crate) async fn serve(context: &ConnectionContext, client: &mut Timed, socke
         let ParkedRequest { admission, outcome, counted, .. } = parked;
         Held { admission, outcome: Some(outcome), counted, cold: None }
     });
-    let mut relay =
-        Relay { context, client, socket, ahead: Vec::new(), partial: false, head: Vec::new(), held };
+    let mut relay = Relay {
+        context,
+        client,
+        socket,
+        received: Vec::new(),
+        is_half_head: false,
+        original_head: Vec::new(),
+        held,
+    };
     loop {
         if let Err(relayed) = relay.serve_next().await {
             return relayed;
@@ -141,24 +148,24 @@ pub(crate) async fn serve(context: &ConnectionContext, client: &mut Timed, socke
 impl Relay<'_> {
     /// Serves the next request. An error: relaying ends.
     async fn serve_next(&mut self) -> Result<(), Relayed> {
-        let known = self.ahead.len();
-        let buffer = if known > 0 && !self.partial {
-            Buffer::with(&self.ahead)
+        let known = self.received.len();
+        let buffer = if known > 0 && !self.is_half_head {
+            Buffer::with(&self.received)
         } else {
             // An error: its client left, or took too long.
-            fill(self.client, &self.ahead).await.ok().filter(|buffer| !buffer.is_empty())
+            fill(self.client, &self.received).await.ok().filter(|buffer| !buffer.is_empty())
         };
         let Some(buffer) = buffer else { return Err(Relayed::Ended) };
-        self.ahead.clear();
-        let may_be_whole = !self.partial || may_end(&buffer.bytes()[..known], &buffer.bytes()[known..]);
-        self.partial = false;
+        self.received.clear();
+        let may_be_whole = !self.is_half_head || may_end(&buffer.bytes()[..known], &buffer.bytes()[known..]);
+        self.is_half_head = false;
         match if may_be_whole { self.read(buffer) } else { Next::Partial(buffer) } {
             Next::Plain(outgoing) => self.exchange(outgoing).await,
             Next::Hold(held, bytes) => self.hold(held, bytes).await,
             Next::Refused(refused) => self.refuse(refused).await,
             Next::Partial(buffer) if buffer.len() < MAX_HEAD_BYTES => {
-                self.ahead.extend_from_slice(buffer.bytes());
-                self.partial = true;
+                self.received.extend_from_slice(buffer.bytes());
+                self.is_half_head = true;
                 Ok(())
             }
             Next::Partial(buffer) | Next::Other(buffer) => {
@@ -187,17 +194,17 @@ impl Relay<'_> {
             return Next::Other(buffer);
         };
         let mut body = request.body();
-        let rest = &buffer.bytes()[head.len..];
+        let after_head = &buffer.bytes()[head.len..];
         let (mut body_len, mut next_len) = (0, 0);
         if let Some(came) = &mut body {
-            let Ok(part) = came.follow(rest) else { return Next::Other(buffer) };
+            let Ok(part) = came.follow(after_head) else { return Next::Other(buffer) };
             body_len = part.len;
             if part.ended {
                 body = None;
             }
         }
         if body.is_none() {
-            next_len = rest.len() - body_len;
+            next_len = after_head.len() - body_len;
         }
         let (mut admission, mut outcome, mut counted, mut cold) = (None, None, false, None);
         if let Some(held) = self.held.take() {
@@ -210,9 +217,9 @@ impl Relay<'_> {
         let admitted = match outcome {
             Some(Ok(admitted)) => Some(admitted),
             Some(Err(answer)) => {
-                let (to_head, close, whole) = (request.is_head(), request.close, body.is_none());
-                self.ahead.extend_from_slice(&rest[rest.len() - next_len..]);
-                return Next::Refused(Refused { resource, answer, counted, to_head, close, whole });
+                let (to_head, close, fully_read) = (request.is_head(), request.close, body.is_none());
+                self.received.extend_from_slice(&after_head[after_head.len() - next_len..]);
+                return Next::Refused(Refused { resource, answer, counted, to_head, close, fully_read });
             }
             // Counted first; then the gate is read.
             None => resource.enter().map(|in_flight| Admitted { in_flight, held: None }),
@@ -221,7 +228,7 @@ impl Relay<'_> {
         let (Some(admitted), Some(target)) = (admitted, target) else {
             let admission = admission.unwrap_or_else(|| Admission::new(resource.clone()));
             admission.note_cause(|| context.identifier.wake_cause(&context.origin, &head, request.host));
-            self.ahead.extend_from_slice(buffer.bytes());
+            self.received.extend_from_slice(buffer.bytes());
             let bytes = head_weight(&head).max(buffer.len() as u64);
             return Next::Hold(Held { admission, outcome: None, counted, cold }, bytes);
         };
@@ -237,9 +244,9 @@ impl Relay<'_> {
             return Next::Other(buffer);
         }
         let (safe, to_head, close, len) = (request.is_safe(), request.is_head(), request.close, head.len);
-        self.head.clear();
-        self.head.extend_from_slice(&buffer.bytes()[..len]);
-        self.ahead.extend_from_slice(&rest[rest.len() - next_len..]);
+        self.original_head.clear();
+        self.original_head.extend_from_slice(&buffer.bytes()[..len]);
+        self.received.extend_from_slice(&after_head[after_head.len() - next_len..]);
         let mut bytes = buffer;
         bytes.advance(len);
         bytes.truncate(body_len);
@@ -260,13 +267,13 @@ impl Relay<'_> {
         })
     }
 
-    /// Holds a request, whose bytes are ahead, until it may be sent or is refused.
+    /// Holds a request, whose bytes are in `received`, until it may be sent or is refused.
     async fn hold(&mut self, mut held: Held, bytes: u64) -> Result<(), Relayed> {
         let _busy = self.context.progress.begin();
         if !std::mem::replace(&mut held.counted, true) {
             held.admission.resource().counts.arrived();
         }
-        self.ahead.shrink_to_fit();
+        self.received.shrink_to_fit();
         let outcome = tokio::select! {
             outcome = held.admission.wait(bytes) => outcome,
             () = self.socket.closed() => {
@@ -281,13 +288,13 @@ impl Relay<'_> {
 
     /// Answers a request that was held and refused.
     async fn refuse(&mut self, refused: Refused) -> Result<(), Relayed> {
-        let Refused { resource, answer, counted, to_head, close, whole } = refused;
+        let Refused { resource, answer, counted, to_head, close, fully_read } = refused;
         let _busy = self.context.progress.begin();
         if !counted {
             resource.counts.arrived();
         }
         resource.counts.answered(answer.status);
-        self.answer(&answer, to_head, close, whole).await
+        self.answer(&answer, to_head, close, fully_read).await
     }
 
     /// Sends a request and passes its answer on. An error: relaying ends.
@@ -343,7 +350,7 @@ impl Relay<'_> {
             context,
             client: self.client,
             socket: self.socket,
-            ahead: &mut self.ahead,
+            received: &mut self.received,
             connection,
             in_flight,
             permit,
@@ -369,11 +376,11 @@ impl Relay<'_> {
                 Err(Relayed::HandedOver(self.unsent(b"")))
             }
             Err(failure) => {
-                let (answer, whole) = exchange.fail(failure);
+                let (answer, fully_read) = exchange.fail(failure);
                 match answer {
-                    Some(answer) => self.answer(&answer, to_head, close, whole).await,
+                    Some(answer) => self.answer(&answer, to_head, close, fully_read).await,
                     None => {
-                        if !whole {
+                        if !fully_read {
                             self.socket.note_more();
                         }
                         Err(Relayed::Ended)
@@ -391,7 +398,7 @@ impl Relay<'_> {
     ) -> Option<Result<RelayConnection, UpstreamError>> {
         let freed = Instant::now() + PERMIT_TIMEOUT;
         let mut dialled = pin!(self.context.pool.dial(target));
-        let mut left = pin!(left(self.socket, !self.ahead.is_empty()));
+        let mut left = pin!(left(self.socket, !self.received.is_empty()));
         loop {
             tokio::select! {
                 dialled = &mut dialled => return Some(dialled),
@@ -401,19 +408,19 @@ impl Relay<'_> {
         }
     }
 
-    /// Answers a request that has no answer of its resource. `whole`: all of it was read.
+    /// Answers a request that has no answer of its resource. `fully_read`: its body, too.
     async fn answer(
         &mut self,
         answer: &ErrorResponse,
         to_head: bool,
         close: bool,
-        whole: bool,
+        fully_read: bool,
     ) -> Result<(), Relayed> {
-        let close = close || answer.close || !whole || self.context.draining.is_cancelled();
+        let close = close || answer.close || !fully_read || self.context.draining.is_cancelled();
         let bytes = ErrorResponse { close, ..answer.clone() }.to_bytes(to_head);
         self.context.progress.mark_answered();
         let written = self.client.write_all(&bytes).await;
-        if !whole {
+        if !fully_read {
             self.socket.note_more();
         }
         if close || written.is_err() { Err(Relayed::Ended) } else { Ok(()) }
@@ -435,20 +442,20 @@ impl Relay<'_> {
             self.context.park(ParkedRequest { admission, outcome, counted: true, sent_before: false });
             return Err(Relayed::HandedOver(unsent));
         }
-        self.ahead = unsent;
+        self.received = unsent;
         self.held = Some(Held { admission, outcome: None, counted: true, cold });
         Ok(())
     }
 
     /// The current request, and what follows it.
     fn unsent(&self, body: &[u8]) -> Vec<u8> {
-        [&self.head, body, &self.ahead].concat()
+        [&self.original_head, body, &self.received].concat()
     }
 
     /// Frees what an idle connection does not need.
     fn free_memory(&mut self) {
-        self.head.clear();
-        for memory in [&mut self.head, &mut self.ahead] {
+        self.original_head.clear();
+        for memory in [&mut self.original_head, &mut self.received] {
             if memory.capacity() > MAX_KEPT {
                 memory.shrink_to(MAX_KEPT);
             }
