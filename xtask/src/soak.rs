@@ -68,10 +68,11 @@ impl Soak {
 /// Runs the comparison of `dlx/src/tests/relay` for longer than the tests do.
 fn fuzz(minutes: u32) -> Result<()> {
     let mut steps = Steps::new(1);
-    let seconds = (u64::from(minutes) * 60).to_string();
+    // Requests, then answers: each has half of the time.
+    let seconds = (u64::from(minutes) * 30).to_string();
     let environment = [("SCALER_FUZZ_SECONDS", OsStr::new(&seconds))];
     let arguments = ["--profile", "soak", "--no-capture", "tests::relay::"];
-    let count = steps.step(&format!("{minutes} minutes of requests and of answers"), || {
+    let count = steps.step(&format!("{minutes} minutes, of requests and then of answers"), || {
         tests(Some("dlx"), None, &arguments, &environment)
     })?;
     steps.summary();
