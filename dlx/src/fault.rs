@@ -16,6 +16,8 @@ pub(crate) enum SeededFault {
     ShortBody,
     /// A connection to a resource is kept although bytes followed the answer.
     Leftovers,
+    /// A body may be chunked twice: the library accepts it, nginx and HAProxy do not.
+    ChunkedTwice,
 }
 
 /// Whether this fault was seeded.

@@ -132,8 +132,7 @@ impl<'b> Framing<'b> {
                     }
                 }
                 17 if name.eq_ignore_ascii_case("transfer-encoding") => {
-                    let known = !framing.chunked && value.trim_ascii().eq_ignore_ascii_case(b"chunked");
-                    if !known {
+                    if framing.chunked || !is_chunked(value) {
                         return Err(malformed("its Transfer-Encoding is not exactly chunked"));
                     }
                     framing.chunked = true;
@@ -250,9 +249,15 @@ fn no_head(bytes: &[u8], error: httparse::Error) -> ErrorResponse {
 
 /// Whether a message has a transfer coding that is not decoded here.
 pub(crate) fn coded(headers: &HeaderMap) -> bool {
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let chunked = |coding: &HeaderValue| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
-    codings.next().is_some_and(|first| !chunked(first) || codings.next().is_some())
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter().map(HeaderValue::as_bytes);
+    codings.next().is_some_and(|first| !is_chunked(first) || codings.next().is_some())
+}
+
+/// Whether a transfer coding is chunked, and nothing else.
+fn is_chunked(coding: &[u8]) -> bool {
+    let coding = coding.trim_ascii();
+    coding.eq_ignore_ascii_case(b"chunked")
+        || is_seeded(SeededFault::ChunkedTwice) && coding == b"chunked, chunked"
 }
 
 #[cfg(test)]

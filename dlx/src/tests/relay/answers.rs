@@ -10,8 +10,9 @@ use crate::testing::message::Message;
 const EVIL: &str = "HTTP/1.1 200 OK\r\nX-Evil: 1\r\nContent-Length: 4\r\n\r\nevil";
 /// Its value marks what follows an answer.
 pub(super) const EVIL_FIELD: &str = "x-evil";
-/// The number of the request that is answered: `#` until then.
+/// The number of the request that is answered; in the line `#` until then.
 pub(super) const NUMBER_FIELD: &str = "x-answer";
+pub(super) const NUMBER_LINE: &str = "X-Answer: #";
 
 const STATUS: &[&str] = &[
     "HTTP/1.1 200 OK",
@@ -94,7 +95,7 @@ const FIELDS: &[&str] = &[
     "Connection: Keep-Alive, X-Own\r\nX-Own: 1",
     "Connection: content-length",
     "Connection:",
-    "Connection: transfer-encoding, x-answer",
+    "Connection: transfer-encoding, etag",
     "Keep-Alive: timeout=5, max=1",
     "Keep-Alive: timeout=0",
     "Proxy-Connection: close",
@@ -296,7 +297,7 @@ fn valid(rng: &mut Rng, is_head: bool) -> Answer {
     }
     let status = rng.pick(STATUS);
     answer.lines.push(line(status));
-    answer.lines.push(line("X-Answer: #"));
+    answer.lines.push(line(NUMBER_LINE));
     for _ in 0..rng.below(4) {
         let field = line(rng.pick(FIELDS));
         answer.lines.push(field);
@@ -369,11 +370,11 @@ fn spoil(rng: &mut Rng, answer: &mut Answer) {
             answer.lines.insert(at, field);
         }
         5 => {
-            let at = rng.below(answer.lines.len());
             let end = latin(rng.pick(ENDS));
-            let line = &mut answer.lines[at];
-            line.truncate(line.trim_ascii_end().len());
-            line.extend(end);
+            if let Some(line) = any_line(rng, answer) {
+                line.truncate(line.trim_ascii_end().len());
+                line.extend(end);
+            }
         }
         6 => answer.lines.iter_mut().for_each(|line| {
             line.truncate(line.trim_ascii_end().len());
@@ -418,6 +419,17 @@ fn spoil(rng: &mut Rng, answer: &mut Answer) {
             answer.closes = true;
         }
         16 => answer.early = true,
-        _ => spoil_byte(rng, &mut answer.lines),
+        _ => {
+            if let Some(line) = any_line(rng, answer) {
+                spoil_byte(rng, line);
+            }
+        }
     }
+}
+
+/// Any line but the one that says what is answered: the comparison reads it.
+fn any_line<'a>(rng: &mut Rng, answer: &'a mut Answer) -> Option<&'a mut Vec<u8>> {
+    let mut lines: Vec<_> =
+        answer.lines.iter_mut().filter(|line| !line.starts_with(NUMBER_LINE.as_bytes())).collect();
+    (!lines.is_empty()).then(|| lines.swap_remove(rng.below(lines.len())))
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::answers::NUMBER_LINE;
+
 /// What happens on one connection of a client.
 #[derive(Clone, Debug)]
 pub(super) struct Case {
@@ -84,6 +86,30 @@ impl Sent {
         [self.lines.concat(), self.body.concat()].concat()
     }
 
+    /// Its first line without the version.
+    pub(super) fn start(&self) -> Vec<u8> {
+        let head = self.lines.concat();
+        let line = head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).find(|line| !line.is_empty());
+        let line = line.unwrap_or_default();
+        line[..memchr::memrchr(b' ', line).unwrap_or(line.len())].to_vec()
+    }
+
+    /// Its target as it is sent.
+    pub(super) fn target(&self) -> Vec<u8> {
+        let start = self.start();
+        memchr::memchr(b' ', &start).map_or_else(Vec::new, |blank| start[blank + 1..].to_vec())
+    }
+
+    /// The values of a field with this name, which is in lower case, as they are sent after the colon.
+    pub(super) fn values(&self, name: &str) -> Vec<Vec<u8>> {
+        let head = self.lines.concat();
+        let fields = head.split(|byte| *byte == b'\n').filter_map(|line| {
+            let colon = memchr::memchr(b':', line)?;
+            line[..colon].eq_ignore_ascii_case(name.as_bytes()).then(|| line[colon + 1..].to_vec())
+        });
+        fields.collect()
+    }
+
     /// Whether an answer to it has no body: with the right method in the wrong letters it has.
     pub(super) fn is_head(&self) -> bool {
         let first = self.lines.iter().find(|line| !line.trim_ascii().is_empty());
@@ -113,8 +139,8 @@ impl Answer {
     /// The same as the answer to the request of this number.
     pub(super) fn to(&self, number: usize) -> Self {
         let mut answer = self.clone();
-        for line in answer.lines.iter_mut().filter(|line| line.starts_with(b"X-Answer: #")) {
-            let rest = line.split_off(b"X-Answer: #".len());
+        for line in answer.lines.iter_mut().filter(|line| line.starts_with(NUMBER_LINE.as_bytes())) {
+            let rest = line.split_off(NUMBER_LINE.len());
             line.pop();
             line.extend_from_slice(number.to_string().as_bytes());
             line.extend(rest);

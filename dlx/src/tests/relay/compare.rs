@@ -15,6 +15,9 @@ pub(super) struct Finding {
     pub(super) what: String,
 }
 
+/// The rule about nginx and HAProxy.
+pub(super) const LAXER: &str = "no request is forwarded that nginx and HAProxy refuse";
+
 /// Fields of an answer that belong to the client's connection, or that the library adds.
 const OWN: [&str; 5] = ["connection", "keep-alive", "transfer-encoding", "date", "trailer"];
 /// Trailers must not have these (RFC 9110 6.5.1): a recipient that merges them into the head reads another message.
@@ -54,39 +57,76 @@ pub(super) fn judge(case: &Case, relay: &Seen, library: &Seen, peers: &[(&str, S
     findings
 }
 
-/// What the relay does not pass on although the library does: the reason in its answer, and why that is right.
-const STRICTER: &[(&str, &str)] = &[(
-    "Content-Length",
-    "the library passes on a length that it does not need, as it came; a client may need it",
-)];
+/// Whether the library passes on an answer whose framing it does not read, because there is no body, or a length beside
+/// chunks. The relay refuses a length that is no number, too large, or another than a second one, and HTTP/1.0 with a
+/// transfer coding: a client may read them, and the same answer to GET is refused by both.
+fn has_unread_framing(case: &Case, passed: &Message) -> bool {
+    let Some(number) = number_of(passed) else { return false };
+    let (Some(sent), Some(request)) = (case.answers.get(number), case.requests.get(number)) else {
+        return false;
+    };
+    let bodiless =
+        request.is_head() || [&b"204"[..], b"304"].iter().any(|status| passed.start.starts_with(status));
+    let lengths = lengths(sent);
+    let is_known = |length: &Option<u64>| length.is_some_and(|length| length <= i64::MAX as u64);
+    let is_right = lengths.iter().all(|length| is_known(length) && *length == lengths[0]);
+    let head = sent.lines.concat().to_ascii_lowercase();
+    let has = |text: &[u8]| memchr::memmem::find(&head, text).is_some();
+    (bodiless || passed.fields.contains_key("transfer-encoding")) && !is_right
+        || bodiless && has(b"http/1.0 ") && has(b"transfer-encoding")
+}
+
+/// The lengths that an answer says it has, each of a list; `None` for one that is no number.
+fn lengths(answer: &Answer) -> Vec<Option<u64>> {
+    let head = answer.lines.concat().to_ascii_lowercase();
+    let values = head.split(|byte| *byte == b'\n').filter_map(|line| line.strip_prefix(b"content-length:"));
+    let values = values.flat_map(|value| value.split(|byte| *byte == b','));
+    let digits = |value: &[u8]| {
+        let text = String::from_utf8_lossy(value.trim_ascii()).into_owned();
+        text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+    };
+    values.map(digits).collect()
+}
 
 /// Whether an answer has a length several times. The relay sends it once (RFC 9110 8.6); the library passes on all, or breaks
 /// off.
 fn has_equal_lengths(answer: &Answer) -> bool {
-    let head = answer.lines.concat().to_ascii_lowercase();
-    let lengths = head.split(|byte| *byte == b'\n').filter_map(|line| line.strip_prefix(b"content-length:"));
-    let lengths: Vec<_> = lengths.flat_map(|value| value.split(|byte| *byte == b',')).collect();
-    let number = |value: &&[u8]| String::from_utf8_lossy(value).trim().parse::<u64>().ok();
-    lengths.len() > 1
-        && lengths.iter().map(number).all(|length| length.is_some() && length == number(&lengths[0]))
+    let lengths = lengths(answer);
+    lengths.len() > 1 && lengths.iter().all(|length| length.is_some() && *length == lengths[0])
 }
 
 /// Whether a chunked answer has what the relay does not pass on: a trailer that frames, routes or is about the client, which
 /// the library leaves out, or a size of more than 16 digits or 63 bits or with control characters behind it, which it writes
 /// anew.
 fn has_refused_chunk(answer: &Answer) -> bool {
-    answer.body.iter().any(|part| {
-        let part = part.to_ascii_lowercase();
-        let is_named =
-            |name: &&str| part.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b":"));
-        let digits = part.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-        NEVER_TRAILERS.iter().chain(&["content-encoding", "forwarded", "x-real-ip"]).any(is_named)
-            || part.starts_with(b"x-forwarded-")
-            || digits > 0
-                && part.trim_ascii_end().iter().any(|byte| byte.is_ascii_control() && *byte != b'\t')
-            || digits > 16
-            || digits == 16 && part[0] >= b'8'
-    })
+    let head = answer.lines.concat().to_ascii_lowercase();
+    let body = answer.body.concat();
+    let mut rest = &body[..];
+    if memchr::memmem::find(&head, b"transfer-encoding").is_none() {
+        return false;
+    }
+    while let Some(end) = memchr::memchr(b'\n', rest) {
+        let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
+        let digits: Vec<u8> = line.iter().copied().take_while(u8::is_ascii_hexdigit).collect();
+        let odd = digits.len() > 16 || line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t');
+        let size = u64::from_str_radix(&String::from_utf8_lossy(&digits), 16);
+        match size {
+            _ if odd => return true,
+            Err(_) => return false,
+            Ok(size) if size > i64::MAX as u64 => return true,
+            Ok(0) => return rest[end + 1..].split(|byte| *byte == b'\n').any(is_refused_trailer),
+            Ok(size) => rest = rest.get(end + 1 + size as usize + 2..).unwrap_or_default(),
+        }
+    }
+    false
+}
+
+fn is_refused_trailer(line: &[u8]) -> bool {
+    let line = line.to_ascii_lowercase();
+    let is_named =
+        |name: &&str| line.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b":"));
+    NEVER_TRAILERS.iter().chain(&["content-encoding", "forwarded", "x-real-ip"]).any(is_named)
+        || line.starts_with(b"x-forwarded-")
 }
 
 /// How many answers can be compared: one that the library passes on as it is, for two clients to read differently, or that
@@ -103,12 +143,8 @@ fn judged(case: &Case, relay: &Seen, library: &Seen, findings: &mut Vec<Finding>
         {
             continue;
         }
-        // Half of a head that is wrong already is refused, where the library waits for the rest. To HEAD the reason is not said.
-        if other.is_some()
-            && !own.body.is_empty()
-            && !STRICTER.iter().any(|(reason, _)| has_reason(own, reason))
-        {
-            let other = other.map(ToString::to_string).unwrap_or_default();
+        // Half of a head that is wrong already is refused, where the library waits for the rest.
+        if let Some(other) = other.filter(|other| !has_unread_framing(case, other)) {
             findings.push(finding(
                 "the relay refuses only what is listed",
                 format!("answer {number}: {own}\n    library {other}"),
@@ -188,12 +224,15 @@ fn forbidden_trailers(message: &Message) -> impl Iterator<Item = String> {
 /// Whether the relay's DLX takes a request that nginx and HAProxy both refuse, or read differently.
 fn laxer(case: &Case, relay: &Seen, peers: &[(&str, Seen)], findings: &mut Vec<Finding>) {
     let mut next = vec![0; peers.len()];
+    let mut sent = case.requests.iter();
     for (number, own) in relay.resource.requests.iter().enumerate() {
+        let target = target(&own.start);
         let mut alike = 0;
         for ((_, seen), next) in peers.iter().zip(&mut next) {
             let later = &seen.resource.requests[*next..];
             // They do not know which hosts there are, and forward all.
-            let found = later.iter().position(|other| target(own) == target(other) && own.body == other.body);
+            let found =
+                later.iter().position(|other| target == self::target(&other.start) && own.body == other.body);
             alike += usize::from(found.is_some());
             *next += found.map_or(0, |found| found + 1);
         }
@@ -201,9 +240,11 @@ fn laxer(case: &Case, relay: &Seen, peers: &[(&str, Seen)], findings: &mut Vec<F
         if relay.answers.iter().take(number + 1).any(|answer| own_code(answer).is_some()) {
             return;
         }
-        if alike == 0 && excused(case, own).is_none() {
+        let sent = sent.find(|sent| target == self::target(&sent.start()));
+        let excused = || sent.is_some_and(|sent| EXCUSED.iter().any(|(_, is_it)| is_it(sent)));
+        if alike == 0 && !excused() {
             let text = format!("request {number}: {own}");
-            findings.push(finding("no request is forwarded that nginx and HAProxy refuse", text));
+            findings.push(finding(LAXER, text));
         }
         // What follows one that was refused was not judged.
         if alike < peers.len() {
@@ -212,35 +253,47 @@ fn laxer(case: &Case, relay: &Seen, peers: &[(&str, Seen)], findings: &mut Vec<F
     }
 }
 
-/// What nginx or HAProxy refuses although it is right, or no danger: where the other refuses another thing of the same
-/// request, both refuse it. Lines in lower case have these.
-const EXCUSED: &[(&str, &str)] = &[
+/// What nginx or HAProxy refuses although it is right, or no danger. Where the other refuses the same request for another
+/// thing, that alone would be no finding.
+const EXCUSED: [(&str, fn(&Sent) -> bool); 5] = [
     (
-        " http://",
         "HAProxy compares the target's authority with Host; RFC 9112 3.2.2 has the target take precedence",
+        names_other_host,
     ),
-    ("#", "HAProxy refuses a fragment, which is removed here"),
-    ("%00", "nginx refuses a path with NUL; it is the resource's to read"),
-    ("upgrade:", "HAProxy refuses a switch to WebSocket without its key; the resource refuses it itself"),
-    ("\t", "nginx takes blanks alone around a value; RFC 9110 5.5 knows tabs, too"),
+    ("HAProxy refuses a fragment, which is removed here", |sent| sent.target().contains(&b'#')),
+    ("nginx refuses a path with NUL; it is the resource's to read", |sent| {
+        memchr::memmem::find(&sent.target(), b"%00").is_some()
+    }),
+    ("HAProxy refuses a switch to WebSocket without its key; the resource refuses it itself", |sent| {
+        let upgrades = sent.values("upgrade");
+        upgrades.iter().any(|value| value.trim_ascii().eq_ignore_ascii_case(b"websocket"))
+            && sent.values("sec-websocket-key").is_empty()
+    }),
+    ("nginx takes blanks alone around a value that it reads; RFC 9110 5.5 knows tabs, too", |sent| {
+        let is_padded = |value: &Vec<u8>| {
+            let first = value.iter().find(|byte| **byte != b' ');
+            let last = value.iter().rfind(|byte| !matches!(byte, b' ' | b'\r'));
+            [first, last].contains(&Some(&b'\t'))
+        };
+        ["host", "content-length", "transfer-encoding"]
+            .iter()
+            .any(|name| sent.values(name).iter().any(is_padded))
+    }),
 ];
 
-/// Why a request that nginx and HAProxy both refuse, or read differently, is forwarded nevertheless.
-fn excused(case: &Case, own: &Message) -> Option<&'static str> {
-    // Of `/?x`, `?x`: an absolute target may have no path.
-    let path = target(own).iter().skip_while(|byte| **byte != b'/').copied().collect::<Vec<_>>();
-    let path = if path.starts_with(b"/?") { &path[1..] } else { &path[..] };
-    let is_it = |request: &&Sent| memchr::memmem::find(&request.bytes(), path).is_some();
-    let all = case.requests.iter().filter(is_it).flat_map(|request| &request.lines);
-    let lines: Vec<_> = all.map(|line| line.to_ascii_lowercase()).collect();
-    let has = |mark: &str| lines.iter().any(|line| memchr::memmem::find(line, mark.as_bytes()).is_some());
-    EXCUSED.iter().find(|(mark, _)| has(mark)).map(|(_, why)| *why)
+/// Whether the target names another host than `Host` does, or HAProxy takes it to: up to the next `/`.
+fn names_other_host(sent: &Sent) -> bool {
+    let text = String::from_utf8_lossy(&sent.target()).into_owned();
+    let Some((_, rest)) = text.split_once("://") else { return false };
+    let authority = rest.split('/').next().unwrap_or_default();
+    let host = sent.values("host").into_iter().next().unwrap_or_default();
+    !text.starts_with('/') && !authority.as_bytes().eq_ignore_ascii_case(host.trim_ascii())
 }
 
-/// The method and the target without its host.
-fn target(request: &Message) -> Vec<u8> {
-    let text = String::from_utf8_lossy(&request.start).into_owned();
-    let Some((method, target)) = text.split_once(' ') else { return request.start.clone() };
+/// The method and the target without its host, of a first line without its version.
+fn target(start: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(start).into_owned();
+    let Some((method, target)) = text.split_once(' ') else { return start.to_vec() };
     let path = match target.split_once("://") {
         Some((_, rest)) if !target.starts_with('/') => rest.find(['/', '?']).map_or("/", |at| &rest[at..]),
         _ => target,

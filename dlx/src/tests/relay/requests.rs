@@ -221,7 +221,10 @@ fn spoil(rng: &mut Rng, request: &mut Sent) {
                 false => drop(request.body.pop()),
             }
         }
-        _ => spoil_byte(rng, &mut request.lines),
+        _ => {
+            let at = rng.below(request.lines.len());
+            spoil_byte(rng, &mut request.lines[at]);
+        }
     }
 }
 
@@ -282,10 +285,8 @@ pub(super) fn spoil_chunks(rng: &mut Rng, body: &mut Vec<Vec<u8>>) {
     }
 }
 
-/// Changes any byte of a head.
-pub(super) fn spoil_byte(rng: &mut Rng, lines: &mut [Vec<u8>]) {
-    let at = rng.below(lines.len());
-    let line = &mut lines[at];
+/// Changes any byte of a line.
+pub(super) fn spoil_byte(rng: &mut Rng, line: &mut Vec<u8>) {
     let at = rng.below(line.len());
     let odd =
         [0, 1, b'\r', b'\n', b' ', b'\t', b':', b'\x7f', 0x80, 0xff, b',', b';', b'"', b'0', b'+', 0xb, 0xc];

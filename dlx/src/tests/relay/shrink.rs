@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{LONG_QUIET, Lane, case::Case, compare::Finding};
+use super::{LONG_QUIET, Lane, answers::NUMBER_LINE, case::Case, compare::Finding};
 
 /// How long smaller cases are tried.
 const LONGEST: Duration = Duration::from_secs(15);
@@ -79,7 +79,9 @@ fn candidates(case: &Case) -> Vec<Case> {
         if !answer.after.is_empty() {
             add(&|case| case.answers[at].after.clear());
         }
-        for lines in ranges(answer.lines.len()) {
+        // What it answers it goes on to say.
+        let is_number = |line: usize| answer.lines[line].starts_with(NUMBER_LINE.as_bytes());
+        for lines in ranges(answer.lines.len()).into_iter().filter(|lines| !lines.clone().any(is_number)) {
             add(&|case| drop(case.answers[at].lines.drain(lines.clone())));
         }
         for part in 0..answer.body.len() {
