@@ -98,6 +98,8 @@ impl ResourceScaler for DeploymentScaler {
     async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
         // A DLX scales nothing to zero.
         if request.target == Target::Zero && self.config.role == Role::Autoscaler {
+            // Before anything is changed: that would rewrite the key of an intercepted Service.
+            self.scales.ensure_idle(&request.id).await?;
             self.interception
                 .verify_interception(&request.id, request.record.nonce, request.intercepted_for)
                 .await?;

@@ -113,6 +113,9 @@ fn listed(state: &State, id: &ResourceId) -> Option<ListedWorkload> {
         keep.push(conflict);
     }
     resource.scaling.clone_from(&options.scaling);
+    if let Some(scaling) = &mut resource.scaling {
+        scaling.last_scaled = workload.stored.last_scaled;
+    }
     if options.scaling_options.has_target()
         && let Some(other) = state.scalers_of(workload).find_map(|scaler| scaler.takes_precedence())
     {

@@ -1,6 +1,6 @@
 //! The record as it is kept on its object: one annotation, in JSON, with what this plugin needs beside it.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry, jiff::Timestamp};
 use scaler_types::{Phase, Record, ScaleEvent, Version, tolerant};
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +72,9 @@ pub(crate) struct StoredState {
     /// When, in RFC 3339 by the writer's clock; only shown.
     #[serde(default, deserialize_with = "tolerant::option", skip_serializing_if = "Option::is_none")]
     pub(crate) event_time: Option<String>,
+    /// When Scaler last changed the replicas, in seconds since 1970 by the writer's clock.
+    #[serde(default, deserialize_with = "tolerant::option", skip_serializing_if = "Option::is_none")]
+    pub(crate) last_scaled: Option<u64>,
 }
 
 /// An annotation that cannot be read.
@@ -100,8 +103,7 @@ pub(crate) struct RecordChange<'a> {
     pub(crate) wake_now: Option<&'a str>,
     /// Its specification, as a fingerprint.
     pub(crate) spec: &'a str,
-    /// Now, in RFC 3339.
-    pub(crate) now: &'a str,
+    pub(crate) now: Timestamp,
 }
 
 // === impl StoredState ===
@@ -165,7 +167,9 @@ impl StoredState {
         let RecordChange { record, uid, generation, replicas, before, target, owners, spec, now, .. } =
             change;
         let event = match (self.record.phase, record.phase) {
-            (Phase::Waking | Phase::Asleep, Phase::Active) => Some(ScaleEvent::ScaleFromZeroCompleted),
+            (Phase::Waking | Phase::Asleep | Phase::Failed, Phase::Active) => {
+                Some(ScaleEvent::ScaleFromZeroCompleted)
+            }
             // The same sleep is written again.
             (Phase::Asleep, Phase::Asleep) => None,
             (_, Phase::Waking) => Some(ScaleEvent::ScaleFromZeroStarted),
@@ -186,6 +190,8 @@ impl StoredState {
             // At zero, and on the way from it, the wish was granted.
             sleep_now: match record.phase {
                 Phase::Asleep | Phase::Waking => change.sleep_now.map(fingerprint),
+                // A wake by the leader, which is never `waking`.
+                Phase::Active if replicas == 0 && target > 0 => change.sleep_now.map(fingerprint),
                 _ => self.sleep_now.clone(),
             },
             // Awake, or after an attempt to wake it, the wish was granted.
@@ -194,7 +200,11 @@ impl StoredState {
                 _ => change.wake_now.map(fingerprint),
             },
             event: event.or(self.event),
-            event_time: event.map(|_| now.to_owned()).or_else(|| self.event_time.clone()),
+            event_time: event.map(|_| now.to_string()).or_else(|| self.event_time.clone()),
+            last_scaled: match target != replicas {
+                true => now.as_second().try_into().ok(),
+                false => self.last_scaled,
+            },
         }
     }
 }
@@ -227,7 +237,7 @@ mod tests {
     }
 
     fn change(record: &Record, generation: i64, replicas: u32, target: u32) -> RecordChange<'_> {
-        let now = "2026-01-01T00:00:00Z";
+        let now = Timestamp::constant(1_767_225_600, 0);
         static NOBODY: Owners = Owners { others: Vec::new(), scaler: false };
         let (uid, before, owners, spec) = ("u", Some(3), &NOBODY, "f");
         let (sleep_now, wake_now) = (Some("1"), Some("a"));
@@ -272,10 +282,22 @@ mod tests {
         assert_eq!(asleep.apply(change(&failed, 5, 0, 0)).replicas, Some(3));
         let unconfirmed = RecordChange { before: None, ..change(&failed, 6, 0, 0) };
         assert_eq!(asleep.apply(unconfirmed).replicas, None);
-        let again = asleep.apply(RecordChange { now: "later", ..change(&record(Phase::Asleep, 1), 7, 0, 0) });
+        let later = Timestamp::constant(1_767_225_700, 0);
+        assert_eq!(asleep.last_scaled, Some(1_767_225_600));
+        assert_eq!(draining.last_scaled, None, "no change of the replicas");
+        let again = asleep.apply(RecordChange { now: later, ..change(&record(Phase::Asleep, 1), 7, 0, 0) });
         assert_eq!((again.replicas, again.sleeps, again.event_time), (Some(3), 1, asleep.event_time.clone()));
+        assert_eq!(again.last_scaled, asleep.last_scaled);
         let waking = asleep.apply(change(&record(Phase::Waking, 3), 6, 0, 3));
+        let unchanged = record(Phase::Waking, 3);
+        let resized = RecordChange { now: later, ..change(&unchanged, 7, 3, 5) };
+        assert_eq!(waking.apply(resized).last_scaled, Some(1_767_225_700));
         assert_eq!((waking.replicas, waking.event), (None, Some(ScaleEvent::ScaleFromZeroStarted)));
+        let active = record(Phase::Active, 3);
+        let by_leader = RecordChange { sleep_now: Some("2"), ..change(&active, 6, 0, 2) };
+        let woken = asleep.apply(by_leader);
+        assert_eq!((woken.replicas, woken.event), (None, Some(ScaleEvent::ScaleFromZeroCompleted)));
+        assert!(woken.has_slept("2"), "it was asleep when that was wished");
         let up = waking.apply(change(&record(Phase::Active, 4), 6, 3, 3));
         assert_eq!(up.event, Some(ScaleEvent::ScaleFromZeroCompleted));
         let reverted = up.apply(change(&record(Phase::Draining, 5), 6, 3, 3)).apply(change(
@@ -379,6 +401,7 @@ mod tests {
                 event: event.then_some(ScaleEvent::ScaleToZeroCompleted),
                 event_time: sleep_now.clone(),
                 wake_now: sleep_now.clone(),
+                last_scaled: replicas.map(u64::from),
                 sleep_now,
             },
         )

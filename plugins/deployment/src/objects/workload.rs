@@ -80,6 +80,8 @@ pub(crate) struct Workload {
     pub(crate) pods: u32,
     /// Why its controller cannot make its pods, where the object says.
     pub(crate) refused: Option<String>,
+    /// The number of its first pod, where its kind numbers them.
+    pub(crate) first_ordinal: u32,
     /// How far its current template has been rolled out, where its kind says.
     pub(crate) rollout: Option<Rollout>,
 }
@@ -187,6 +189,9 @@ impl Workload {
             observed: number("/status/observedGeneration"),
             pods: number("/status/replicas").map_or(0, |count| u32::try_from(count).unwrap_or(0)),
             refused,
+            first_ordinal: number("/spec/ordinals/start")
+                .and_then(|first| first.try_into().ok())
+                .unwrap_or(0),
             rollout: rollout(
                 &kind.api,
                 data,

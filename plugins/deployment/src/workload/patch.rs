@@ -1,6 +1,7 @@
 //! The one kind of write: record and scale in one JSON patch, which changes nothing unless the object is what it was
 //! decided on.
 
+use k8s_openapi::jiff::Timestamp;
 use scaler_types::{Record, Target};
 use serde_json::{Value, json};
 
@@ -22,8 +23,8 @@ pub(crate) struct WorkloadPatch {
     pub(crate) strict: bool,
 }
 
-/// The replicas that a target means for a workload.
-pub(crate) fn replicas(workload: &Workload, target: Option<Target>) -> u32 {
+/// The replicas that a target means for a workload. `remembers`: a wake gives it those that it had before its sleep.
+pub(crate) fn replicas(workload: &Workload, target: Option<Target>, remembers: bool) -> u32 {
     let now = workload.replicas;
     match target {
         None => now,
@@ -32,7 +33,7 @@ pub(crate) fn replicas(workload: &Workload, target: Option<Target>) -> u32 {
         Some(Target::AtLeast(_)) if now > 0 => now.max(at_least(target)),
         Some(Target::AtLeast(_)) => {
             // The replicas before, unless they were written on another specification.
-            let before = workload.replicas_before().unwrap_or(0);
+            let before = workload.replicas_before().filter(|_| remembers).unwrap_or(0);
             before.max(at_least(target))
         }
     }
@@ -45,14 +46,13 @@ fn at_least(target: Option<Target>) -> u32 {
     }
 }
 
-/// Writes `record`, with a scale if there is a target.
+/// Writes `record` and `replicas`.
 pub(crate) fn build_patch(
     workload: &Workload,
     record: &Record,
-    target: Option<Target>,
-    now: &str,
+    replicas: u32,
+    now: Timestamp,
 ) -> WorkloadPatch {
-    let replicas = replicas(workload, target);
     let generation = workload.generation + workload.kind.generations(replicas != workload.replicas);
     let annotation = |name: &str| workload.annotations.get(name).map(String::as_str);
     let change = RecordChange {
@@ -103,6 +103,8 @@ mod tests {
     use super::*;
     use crate::{ascii, objects::Kind};
 
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
     fn workload(kind: &str, object: Value) -> Workload {
         let api = ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", kind));
         let kind = Arc::new(Kind { index: 0, api, replicas_path: "/spec/replicas".to_owned() });
@@ -127,7 +129,7 @@ mod tests {
     fn each_write_tests_what_it_was_decided_on() {
         let kept = StoredState { record: record(Phase::Draining), ..StoredState::default() }.text();
         let seen = workload("Deployment", object(json!({"scaler.dev/state": kept}), 3));
-        let write = build_patch(&seen, &record(Phase::Asleep), Some(Target::Zero), "now");
+        let write = build_patch(&seen, &record(Phase::Asleep), 0, NOW);
         let path = "/metadata/annotations/scaler.dev~1state";
         assert_eq!(
             write.operations,
@@ -146,7 +148,7 @@ mod tests {
     fn the_first_write_tests_the_version_since_nothing_tests_what_is_not_there() {
         for (annotations, made) in [(Value::Null, true), (json!({"a": "b"}), false)] {
             let seen = workload("Deployment", object(annotations, 3));
-            let write = build_patch(&seen, &record(Phase::Draining), None, "now");
+            let write = build_patch(&seen, &record(Phase::Draining), 3, NOW);
             let all = write.operations.as_array().unwrap();
             assert!(write.strict);
             assert_eq!(all[2], json!({"op": "test", "path": "/metadata/resourceVersion", "value": "77"}));
@@ -160,7 +162,7 @@ mod tests {
         let odd = r#"{"phase":"active","nonce":"1","reason":"x->y"}"#;
         for text in [odd, "not JSON <", "été", "\u{7f}", "two\nlines"] {
             let seen = workload("Deployment", object(json!({"scaler.dev/state": text}), 3));
-            let write = build_patch(&seen, &record(Phase::Draining), None, "now");
+            let write = build_patch(&seen, &record(Phase::Draining), 3, NOW);
             let test = json!({"op": "test", "path": "/metadata/resourceVersion", "value": "77"});
             assert_eq!((write.strict, &write.operations[2]), (true, &test), "{text}");
             assert!(ascii::is_plain(&write.stored.text()));
@@ -170,18 +172,15 @@ mod tests {
     /// A Deployment's generation counts changes of its annotations, any other's does not (seen on Kubernetes).
     #[test]
     fn the_generation_after_a_write_is_known() {
-        for (kind, target, expected) in [
-            ("Deployment", None, 5),
-            ("Deployment", Some(Target::Zero), 5),
-            ("StatefulSet", None, 4),
-            ("StatefulSet", Some(Target::Zero), 5),
-        ] {
+        for (kind, replicas, expected) in
+            [("Deployment", 3, 5), ("Deployment", 0, 5), ("StatefulSet", 3, 4), ("StatefulSet", 0, 5)]
+        {
             let seen = workload(kind, object(json!({}), 3));
-            let write = build_patch(&seen, &record(Phase::Draining), target, "now");
+            let write = build_patch(&seen, &record(Phase::Draining), replicas, NOW);
             assert_eq!(
                 (write.generation, write.stored.generation),
                 (expected, Some(expected)),
-                "{kind} {target:?}"
+                "{kind} {replicas}"
             );
         }
     }
@@ -211,8 +210,14 @@ mod tests {
             (&slept(3), Some(Target::AtLeast(0)), 1),
             (&slept(4), None, 0),
         ] {
-            assert_eq!(replicas(seen, target), expected, "{target:?}");
+            assert_eq!(replicas(seen, target, true), expected, "{target:?}");
         }
+        assert_eq!(replicas(&slept(4), Some(Target::AtLeast(2)), false), 2, "it gets as many as it needs");
+        assert_eq!(
+            replicas(&awake, Some(Target::AtLeast(1)), false),
+            3,
+            "what runs is not reduced by a wake"
+        );
     }
 
     #[test]
@@ -224,7 +229,7 @@ mod tests {
         object["spec"] = json!({"pool": {"size": 4}, "other": 1});
         let seen = Workload::new(&Arc::new(kind), serde_json::from_value(object).unwrap());
         assert_eq!(seen.replicas, 4);
-        let write = build_patch(&seen, &record(Phase::Asleep), Some(Target::Zero), "now");
+        let write = build_patch(&seen, &record(Phase::Asleep), 0, NOW);
         let last = write.operations.as_array().unwrap().last().unwrap();
         assert_eq!(*last, json!({"op": "add", "path": "/spec/pool/size", "value": 0}));
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    num::NonZeroU32,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -22,6 +23,8 @@ use crate::{
     index::{ObjectChange, ObjectType, StateOrigin, Store},
     objects::{PodObject, Workload},
     workload::{
+        idle_pods::IdlePods,
+        options::workload_options,
         patch,
         pod_health::{Baseline, PodHealth, assess_pods},
     },
@@ -39,6 +42,7 @@ const STREAM_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct ScaleWriter {
     cluster: ClusterApi,
     store: Arc<Store>,
+    idle_pods: IdlePods,
     /// Workloads whose last write may or may not have taken effect.
     unconfirmed: Arc<Mutex<BTreeSet<ResourceId>>>,
 }
@@ -48,10 +52,13 @@ pub(crate) struct ScaleWriter {
 impl ScaleWriter {
     /// Nothing is written yet.
     pub(crate) fn new(cluster: ClusterApi, store: Arc<Store>) -> Self {
-        Self { cluster, store, unconfirmed: Arc::default() }
+        let idle_pods = IdlePods::new(cluster.clone(), Arc::clone(&store));
+        Self { cluster, store, idle_pods, unconfirmed: Arc::default() }
     }
 
     /// Scales a workload as asked.
+    ///
+    /// A step down may be smaller than requested, where pods have work.
     ///
     /// To zero it returns when the API server has taken it: the cluster's controllers stop the pods from there on, and
     /// what is being stopped is listed nowhere. (A drain attempt holds one of the autoscaler's few places; a pod may
@@ -64,10 +71,15 @@ impl ScaleWriter {
     ///
     /// See [`ScaleError`].
     pub(crate) async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
-        let ScaleRequest { id, target, version, record, deadline, .. } = request;
+        let ScaleRequest { id, target, version, record, deadline, busy, .. } = request;
         match target {
-            Target::Zero | Target::Exactly(_) => {
+            Target::Zero => {
+                self.ensure_idle(id).await?;
                 self.write_record(id, version, record, Some(*target)).await.map(drop)
+            }
+            Target::Exactly(count) => {
+                let count = self.idle_pods.step_down(id, version, *count, busy).await?;
+                self.write_record(id, version, record, Some(Target::Exactly(count))).await.map(drop)
             }
             Target::AtLeast(_) => {
                 // So that the caller gets a reason instead of its own patience's end.
@@ -84,6 +96,15 @@ impl ScaleWriter {
                 self.wait_until_up(request, before, until).await
             }
         }
+    }
+
+    /// Asks the pods of a workload with a busy probe before it is scaled to zero.
+    ///
+    /// # Errors
+    ///
+    /// One has work, or does not say: a [`ScaleError::Retry`].
+    pub(crate) async fn ensure_idle(&self, id: &ResourceId) -> Result<(), ScaleError> {
+        self.idle_pods.ensure_idle(id).await
     }
 
     /// Writes a record, with a scale if there is a target, if the version still stands; gives what the workload is then.
@@ -108,9 +129,11 @@ impl ScaleWriter {
         for _ in 0..MAX_ATTEMPTS {
             if workload.version() != *expected {
                 // An earlier try of this very call went through, unnoticed. (One that was brought back is of
-                // another generation.)
+                // another generation. A resize while it is waking has the record that was there before.)
+                let resized = |count: NonZeroU32| workload.replicas == count.get();
                 let written = workload.stored.record == *record
-                    && workload.stored.matches_generation(workload.generation);
+                    && workload.stored.matches_generation(workload.generation)
+                    && !matches!(target, Some(Target::Exactly(count)) if !resized(count));
                 return if written { Ok(workload) } else { Err(ScaleError::Conflict) };
             }
             let api = self.cluster.workload_api(&workload);
@@ -121,7 +144,10 @@ impl ScaleWriter {
             {
                 return self.restore_owners(&api, workload).await;
             }
-            let write = patch::build_patch(&workload, record, target, &Timestamp::now().to_string());
+            // With a target per replica it gets what it needs, whatever it had before its sleep.
+            let remembers = self.store.with(|state| workload_options(state, &workload).scaling.is_none());
+            let replicas = patch::replicas(&workload, target, remembers);
+            let write = patch::build_patch(&workload, record, replicas, Timestamp::now());
             let operations = serde_json::from_value(write.operations).map_err(anyhow::Error::from)?;
             let patch = Patch::Json::<()>(operations);
             let params = PatchParams::default();
