@@ -71,6 +71,22 @@ pub enum Event {
     OldPodBuried,
     /// One of the wake that it did not know of yet, and listed it when it asked anew.
     NewPodUnburied,
+    /// A resize while it is awake.
+    Resized,
+    /// A resize while it is waking.
+    ResizedWaking,
+    /// A resize found another version.
+    ResizeConflict,
+    /// A drain attempt could not be written because a resize was faster.
+    ResizeBeatDrain,
+    /// A commit found the version of a resize.
+    CommitAfterResize,
+    /// The leader woke it.
+    WokenByLeader,
+    /// A wake by the leader found another version.
+    LeaderWakeConflict,
+    /// The leader woke it while a request was held.
+    WokenBesideRequest,
 }
 
 // === impl Event ===
@@ -112,6 +128,14 @@ impl Event {
         Self::WakeWaited,
         Self::OldPodBuried,
         Self::NewPodUnburied,
+        Self::Resized,
+        Self::ResizedWaking,
+        Self::ResizeConflict,
+        Self::ResizeBeatDrain,
+        Self::CommitAfterResize,
+        Self::WokenByLeader,
+        Self::LeaderWakeConflict,
+        Self::WokenBesideRequest,
     ];
 
     /// Its bit in a set of events.

@@ -33,4 +33,12 @@ pub enum Fault {
     BuriesForGood,
     /// A request that was cut after it had reached the resource is sent again.
     SendsAgain,
+    /// A resize keeps the nonce.
+    ResizeKeepsNonce,
+    /// There is a resize in `draining`.
+    ResizesWhileDraining,
+    /// A plugin takes a resize while waking for its own earlier attempt wherever the record is the same.
+    ResizeTrustsRecord,
+    /// A wake by the leader does not test the version.
+    WakesBlindly,
 }

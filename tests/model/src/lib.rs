@@ -18,7 +18,7 @@
 //!   wake change record and scale in one step; the process is away at once with a commit and answers some time after a wake.
 //! - **Pods** (only in the scenarios named after them): what is scaled to zero answers on until it is stopped, some time after
 //!   its deletion is written; each DLX's plugin learns of pods by a watch that may be behind or ahead of the records'. A wake
-//!   is written when the plugin knows of no pod of before that is not being stopped. A pod seen alive at zero replicas is
+//!   is written when the controller counts no pods and the plugin knows of no pod of before that is not being stopped. A pod seen alive at zero replicas is
 //!   no endpoint any more, until a list that is made after replicas were seen says that it lives.
 //! - **Two DLXs**, each a record of incarnations: registers, lists, follows a stream of its own with any delay (states in
 //!   between may be left out, the newest be repeated), leaves some time after its last request is done (it waits to be asked for its
@@ -29,7 +29,8 @@
 //!   resource answers. An upgraded socket is a request that ends late.
 //! - **Two autoscalers**, both of which believe to be the leader: begin a drain attempt, read the members, ask, hear the answers in any
 //!   order, give up waiting at any time, recover any record at any time (a wake counts as stuck whenever it likes), die at
-//!   any step. Another one is there at once: what a pause would add, any delay adds.
+//!   any step. Another one is there at once: what a pause would add, any delay adds. Each of them resizes, and wakes by a metric,
+//!   at any time.
 //! - **A person** scales to zero, from zero or to another number, in any state; an undo brings any earlier record back.
 //!
 //! # What must hold
@@ -37,6 +38,8 @@
 //! - No request reaches a resource, or a pod, that a commit has scaled to zero; no commit cuts a request that has reached it; none is
 //!   sent twice; none is lost: each ends, is held, or belonged to a DLX that died, or was cut by a person.
 //! - No commit happens beside an unreachable DLX whose gate is open.
+//! - A resize and a wake by the leader happen only in the phases that have them; no commit takes replicas that a resize gave after
+//!   its drain attempt was written; no resize that did not happen is taken for done.
 //! - When nothing can happen any more the record is active, asleep or failed, nothing is held and nothing is under way.
 //! - From every state such an end can be reached: no loop without a way out ([`explore`]).
 //! - Every [`Event`](event::Event) that a scenario names does happen in it, so that none of this holds only because nothing happened.
@@ -76,6 +79,14 @@
 //! | pods_lag | 2 x 1 | 65,331 |
 //! | pods_of_before (two requests right after a commit) | 2 x 0 | 122,036 |
 //! | undone | 1 x 1 | 25,918 |
+//! | resized (two) | 1 x 2 | 366,246 |
+//! | resized_waking (two) | 1 x 2 | 50,110 |
+//! | resized_by_a_dead_leader (and an answer is lost) | 1 x 1 | 164,078 |
+//! | woken_by_leaders (twice, without a drain attempt) | 1 x 2 | 5,490 |
+//! | woken_and_drained | 1 x 2 | 198,199 |
+//! | woken_by_a_dead_leader | 1 x 1 | 88,288 |
+//! | woken_after_a_manual_zero (without a drain attempt) | 1 x 1 | 1,418 |
+//! | woken_by_the_leader_over_old_pods | 1 x 1 | 67,296 |
 //!
 //! # Why an explorer of our own
 //!

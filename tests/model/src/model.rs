@@ -65,6 +65,8 @@ pub enum Action {
     GiveUp { a: usize },
     Recover { a: usize },
     CrashAutoscaler { a: usize },
+    Resize { a: usize },
+    WakeByLeader { a: usize },
     Land(Author),
     Answer(Author),
     Lose(Author),
@@ -119,6 +121,8 @@ impl explore::Model for Model {
                 committed: self.slept,
                 old: if self.slept && self.pods_lag { Old::ByCommit } else { Old::Gone },
                 marked: false,
+                replicas: 1,
+                resized: false,
             },
             dlx,
             autoscalers: [Autoscaler::default(), Autoscaler::default()],
@@ -139,14 +143,20 @@ impl explore::Model for Model {
                 Action::ReadMembers { a },
                 Action::GiveUp { a },
                 Action::Recover { a },
+                Action::Resize { a },
+                Action::WakeByLeader { a },
             ]);
+            if world.autoscalers[a].scale.is_some() {
+                actions.push(Action::CrashAutoscaler { a });
+            }
             if world.autoscalers[a].attempt.is_some() {
                 actions.extend((0..2).flat_map(|d| [Action::Ask { a, d }, Action::Hear { a, d }]));
                 actions.push(Action::CrashAutoscaler { a });
             }
         }
-        let places =
-            (0..2).flat_map(|i| [Author::Gate(i), Author::Wake(i), Author::Drain(i), Author::Recovery(i)]);
+        let places = (0..2).flat_map(|i| {
+            [Author::Gate(i), Author::Wake(i), Author::Drain(i), Author::Recovery(i), Author::Scale(i)]
+        });
         for author in places {
             match world.write(author).map(|write| write.landed.is_some()) {
                 Some(false) => actions.extend([Action::Land(author), Action::Lose(author)]),
@@ -323,6 +333,8 @@ impl Model {
                 .is_some_and(|attempt| attempt.write.is_none() && !attempt.reading),
             Action::Recover { a } => !self.has(Fault::NoRecovery) && world.autoscalers[a].recovery.is_none(),
             Action::CrashAutoscaler { .. } => left.autoscaler_crashes > 0,
+            Action::Resize { a } => left.resizes > 0 && world.autoscalers[a].scale.is_none(),
+            Action::WakeByLeader { a } => left.metrics > 0 && world.autoscalers[a].scale.is_none(),
             Action::Lose(_) => left.unknowns > 0,
             Action::Ready => world.store.now.scaled && !world.store.up,
             Action::ManualZero => left.zeros > 0 && world.store.now.scaled,

@@ -19,6 +19,8 @@ pub enum Author {
     Drain(usize),
     /// A recovery's.
     Recovery(usize),
+    /// A resize's, or a wake's by the leader.
+    Scale(usize),
     /// It has none any more.
     Orphan(usize),
 }
@@ -59,6 +61,10 @@ pub struct Store {
     pub old: Old,
     /// Its deletion is in the API, where it can be seen that it is being stopped. It answers on for a while.
     pub marked: bool,
+    /// How many replicas it has, as the last resize wrote it.
+    pub replicas: u8,
+    /// That resize came after the last drain attempt was written.
+    pub resized: bool,
 }
 
 /// A process that is to be stopped and still answers.
@@ -129,6 +135,8 @@ pub struct Autoscaler {
     pub attempt: Option<Attempt>,
     /// A record it writes because no drain attempt or wake is under way.
     pub recovery: Option<Write>,
+    /// Its resize, or its wake by a metric.
+    pub scale: Option<Write>,
 }
 
 /// One drain attempt.
@@ -166,6 +174,10 @@ pub enum Kind {
     Commit,
     /// Scales to at least one.
     Wake,
+    /// As [`Wake`](Self::Wake), by the leader.
+    WakeByLeader,
+    /// Scales to so many.
+    Resize(u8),
 }
 
 /// A compare-and-set under way.
@@ -210,6 +222,10 @@ pub struct Budget {
     pub repeats: u8,
     /// A wake turns out to be impossible.
     pub failures: u8,
+    /// A leader has another number of replicas.
+    pub resizes: u8,
+    /// A metric has a leader wake it.
+    pub metrics: u8,
 }
 
 // === impl World ===
@@ -229,6 +245,7 @@ impl World {
             canon::fingerprint(&(
                 attempt.map(|attempt| (&attempt.drain, &attempt.write)),
                 &self.autoscalers[a].recovery,
+                &self.autoscalers[a].scale,
             ))
         };
         // Any order is right; that the same one is found for both of a pair saves states.
@@ -237,8 +254,8 @@ impl World {
         let mut hasher = Canon::default();
         (&self.store, places.map(|d| &self.dlx[d])).hash(&mut hasher);
         for a in leaders {
-            let Autoscaler { attempt, recovery } = &self.autoscalers[a];
-            recovery.hash(&mut hasher);
+            let Autoscaler { attempt, recovery, scale } = &self.autoscalers[a];
+            (recovery, scale).hash(&mut hasher);
             attempt.is_some().hash(&mut hasher);
             if let Some(Attempt { drain, reading, write, questions }) = attempt {
                 (drain, reading, write, places.map(|d| &questions[d])).hash(&mut hasher);
@@ -257,6 +274,7 @@ impl World {
             Author::Wake(d) => self.dlx[d].as_ref()?.wake.as_ref(),
             Author::Drain(a) => self.autoscalers[a].attempt.as_ref()?.write.as_ref(),
             Author::Recovery(a) => self.autoscalers[a].recovery.as_ref(),
+            Author::Scale(a) => self.autoscalers[a].scale.as_ref(),
             Author::Orphan(orphan) => self.orphans.get(orphan),
         }
     }
@@ -268,6 +286,7 @@ impl World {
             Author::Wake(d) => Some(&mut self.dlx[d].as_mut()?.wake),
             Author::Drain(a) => Some(&mut self.autoscalers[a].attempt.as_mut()?.write),
             Author::Recovery(a) => Some(&mut self.autoscalers[a].recovery),
+            Author::Scale(a) => Some(&mut self.autoscalers[a].scale),
             Author::Orphan(_) => None,
         }
     }
@@ -388,5 +407,7 @@ budget!(
     leaves,
     unknowns,
     repeats,
-    failures
+    failures,
+    resizes,
+    metrics
 );

@@ -60,5 +60,21 @@ scenarios! {
     pods_of_before: Model { autoscalers: 0, pods_lag: true, slept: true, ..Model::new(Budget::NONE.requests(2)) }
         => [WakeWaited, OldPodBuried, NewPodUnburied, TwoWakes];
     pods_lag: Model { autoscalers: 1, pods_lag: true, ..Model::new(BASE) } => [WakeWaited, OldPodBuried, NewPodUnburied];
+    resized: Model { places: 1, dlxs: 1, ..Model::new(BASE.resizes(2)) }
+        => [Resized, ResizeConflict, ResizeBeatDrain, CommitAfterResize, Committed, RivalReverted];
+    resized_waking: Model { places: 1, dlxs: 1, slept: true, ..Model::new(Budget::NONE.requests(1).resizes(2)) }
+        => [ResizedWaking, Resized, ResizeConflict, WokenByRequest, HeldDispatched];
+    resized_by_a_dead_leader: Model { places: 1, dlxs: 1, autoscalers: 1, ..Model::new(BASE.resizes(1).autoscaler_crashes(1).unknowns(1)) }
+        => [Resized, OrphanLanded, StaleDrainRecovered];
+    woken_by_leaders: Model { places: 1, dlxs: 1, slept: true, ..Model::new(Budget::NONE.requests(1).metrics(2)) }
+        => [WokenByLeader, LeaderWakeConflict, WokenBesideRequest, WokenByRequest, HeldDispatched];
+    woken_and_drained: Model { places: 1, dlxs: 1, slept: true, ..Model::new(BASE.metrics(1)) }
+        => [WokenByLeader, LeaderWakeConflict, WokenBesideRequest, WokenByRequest, Committed];
+    woken_by_a_dead_leader: Model { places: 1, dlxs: 1, autoscalers: 1, slept: true, ..Model::new(BASE.metrics(1).autoscaler_crashes(1)) }
+        => [WokenByLeader, OrphanLanded, Committed];
+    woken_after_a_manual_zero: Model { places: 1, dlxs: 1, autoscalers: 1, ..Model::new(Budget::NONE.requests(1).metrics(1).zeros(1)) }
+        => [WokenByLeader, LeaderWakeConflict, WokenBesideRequest];
+    woken_by_the_leader_over_old_pods: Model { autoscalers: 1, places: 1, dlxs: 1, pods_lag: true, slept: true, ..Model::new(BASE.metrics(1)) }
+        => [WokenByLeader, OldPodBuried, Committed];
     undone: Model { places: 1, dlxs: 1, autoscalers: 1, ..Model::new(BASE.undos(1)) } => [Undone, UndoneDuringDrain];
 }

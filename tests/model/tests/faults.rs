@@ -62,6 +62,11 @@ faults! {
     forgets_old_pods ForgetsOldPods: Model { autoscalers: 1, pods_lag: true, slept: true, ..Model::new(BASE.requests(2)) };
     buries_for_good BuriesForGood: Model { autoscalers: 0, pods_lag: true, slept: true, ..Model::new(BASE) };
     sends_again SendsAgain: Model::new(BASE.zeros(1));
+    resize_keeps_nonce ResizeKeepsNonce: Model { places: 1, dlxs: 1, ..Model::new(BASE.resizes(2)) };
+    resizes_while_draining ResizesWhileDraining: Model { places: 1, dlxs: 1, ..Model::new(BASE.resizes(1)) };
+    resize_trusts_record ResizeTrustsRecord: Model { places: 1, dlxs: 1, slept: true, ..Model::new(Budget::NONE.requests(1).resizes(2)) };
+    wakes_blindly WakesBlindly: Model { places: 1, dlxs: 1, slept: true, ..Model::new(BASE.metrics(1)) };
+    leader_wakes_over_old_pods WakesOverOldPods: Model { autoscalers: 1, places: 1, dlxs: 1, pods_lag: true, slept: true, ..Model::new(Budget::NONE.requests(1).metrics(1)) };
 }
 
 /// A cut is mostly found first; this shows that the other property would do as well.
@@ -70,4 +75,14 @@ fn reaching_a_sleeping_resource_is_found_alone() {
     let rules = Rules { confirm_tests_nonce: false, ..Rules::default() };
     let report = explore::explore(&Model { rules, cuts_count: false, ..Model::new(BASE) });
     assert_eq!(report.broken.unwrap().what, "a request reaches a resource that a commit has scaled to zero");
+}
+
+/// Without any request that it could cut.
+#[test]
+fn a_commit_over_a_resize_is_found_alone() {
+    let rules = Rules { commit_tests_version: false, ..Rules::default() };
+    let budget = Budget::NONE.drains(1).resizes(1);
+    let report = explore::explore(&Model { rules, places: 1, dlxs: 1, ..Model::new(budget) });
+    let what = "a commit takes the replicas that a resize gave after its drain attempt began";
+    assert_eq!(report.broken.unwrap().what, what);
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use scaler_types::{
     Phase,
-    protocol::{Drain, DrainInput, GateInput, GateOrder, Refusal, WakeSeen, recover},
+    protocol::{self, Drain, DrainInput, GateInput, GateOrder, Refusal, WakeSeen, recover, transition},
 };
 
 use super::Step;
@@ -91,6 +91,37 @@ impl Step<'_> {
             self.note(Event::RivalReverted);
         }
         self.world.autoscalers[a].recovery = Some(write);
+        true
+    }
+
+    /// Another number of replicas, by a leader or by one that was it.
+    pub(super) fn resize(&mut self, a: usize) -> bool {
+        let fresh = self.nonce();
+        let now = self.world.store.now.clone();
+        let draining = now.record.phase == Phase::Draining && self.model.has(Fault::ResizesWhileDraining);
+        let resized = match draining {
+            true => Some(now.record.clone()),
+            false => transition(&now, protocol::Step::Resize, fresh, ""),
+        };
+        let Some(mut record) = resized else { return false };
+        if self.model.has(Fault::ResizeKeepsNonce) {
+            record.nonce = now.record.nonce;
+        }
+        // Each another number.
+        let replicas = self.world.left.resizes + 1;
+        self.world.left.resizes -= 1;
+        self.world.autoscalers[a].scale = Some(Write::new(Kind::Resize(replicas), now.version, record));
+        true
+    }
+
+    /// Messages wait, or its users want it awake.
+    pub(super) fn wake_by_leader(&mut self, a: usize) -> bool {
+        let fresh = self.nonce();
+        let now = &self.world.store.now;
+        let Some(record) = transition(now, protocol::Step::WakeByLeader, fresh, "") else { return false };
+        let write = Write::new(Kind::WakeByLeader, now.version.clone(), record);
+        self.world.left.metrics -= 1;
+        self.world.autoscalers[a].scale = Some(write);
         true
     }
 }

@@ -127,9 +127,12 @@ impl Step<'_> {
                 self.world.left.autoscaler_crashes -= 1;
                 self.orphan(Author::Drain(a));
                 self.orphan(Author::Recovery(a));
+                self.orphan(Author::Scale(a));
                 self.world.autoscalers[a].attempt = None;
                 true
             }
+            Action::Resize { a } => self.resize(a),
+            Action::WakeByLeader { a } => self.wake_by_leader(a),
             Action::Land(author) => return self.land(author),
             Action::Answer(author) => self.answer(author),
             Action::Lose(author) => self.lose(author),

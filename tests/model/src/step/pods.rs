@@ -4,7 +4,7 @@ use super::Step;
 use crate::{
     event::Event,
     fault::Fault,
-    world::{Author, Old},
+    world::{Author, Kind, Old, Write},
 };
 
 // === impl Step ===
@@ -34,11 +34,17 @@ impl Step<'_> {
         true
     }
 
-    /// Whether a plugin may write a wake: it waits until what it knows to be of before is being stopped.
-    pub(super) fn may_wake(&self, author: Author) -> bool {
-        let Author::Wake(d) = author else { return true };
-        let knows = self.world.dlx[d].as_ref().is_some_and(|dlx| dlx.pods.old);
-        !knows || self.model.has(Fault::WakesOverOldPods)
+    /// Whether a plugin may write a wake: it waits until the controller counts no pods, and until what it knows to be of before is
+    /// being stopped. The leader's plugin knows of none.
+    pub(super) fn may_wake(&self, author: Author, write: &Write) -> bool {
+        let store = &self.world.store;
+        let knows = match author {
+            Author::Wake(d) => self.world.dlx[d].as_ref().is_some_and(|dlx| dlx.pods.old),
+            _ if write.kind == Kind::WakeByLeader => false,
+            _ => return true,
+        };
+        let counted = store.old == Old::Gone || store.marked || store.now.version != write.expected;
+        !knows && counted || self.model.has(Fault::WakesOverOldPods)
     }
 
     pub(super) fn see_record(&mut self, d: usize, scaled: bool) {

@@ -2,7 +2,7 @@
 
 use scaler_types::{
     Phase, Version,
-    protocol::{DrainInput, GateInput, Unwritten},
+    protocol::{self, DrainInput, GateInput, Unwritten, transition},
 };
 
 use super::{Done, Step};
@@ -19,11 +19,18 @@ impl Step<'_> {
         let Some(write) = self.world.write(author).cloned().filter(|write| write.landed.is_none()) else {
             return Ok(false);
         };
-        if !self.may_wake(author) {
+        if !self.may_wake(author, &write) {
             return Ok(false);
         }
-        let blind = write.kind == Kind::Commit && !self.model.rules.commit_tests_version;
+        let blind = match write.kind {
+            Kind::Commit => !self.model.rules.commit_tests_version,
+            Kind::WakeByLeader => self.model.has(Fault::WakesBlindly),
+            _ => false,
+        };
         let stands = self.world.store.now.version == write.expected || blind;
+        if !stands {
+            self.overtaken(&write)?;
+        }
         let version = if stands { Some(self.happen(author, &write)?) } else { None };
         if let Author::Orphan(orphan) = author {
             self.world.orphans.remove(orphan);
@@ -33,10 +40,40 @@ impl Step<'_> {
         } else if let Author::Recovery(a) = author {
             // Its answer changes nothing: the next look at the record says what is to be done.
             self.world.autoscalers[a].recovery = None;
+        } else if let Author::Scale(a) = author {
+            self.world.autoscalers[a].scale = None;
         } else if let Some(Some(write)) = self.world.write_mut(author) {
             write.landed = Some(version);
         }
         Ok(true)
+    }
+
+    /// The write finds another version. A plugin takes a resize whose record is there for done: a call that was cut off has been
+    /// repeated. Only while waking, where the record says nothing, it looks at the replicas.
+    fn overtaken(&mut self, write: &Write) -> Result<(), String> {
+        let store = &self.world.store;
+        let (same_record, drains) = (store.now.record == write.record, write.record.phase == Phase::Draining);
+        match write.kind {
+            Kind::Resize(replicas) => {
+                let by_record =
+                    write.record.phase != Phase::Waking || self.model.has(Fault::ResizeTrustsRecord);
+                if same_record && by_record && store.replicas != replicas {
+                    return Err("a resize that did not happen is taken for done".into());
+                }
+                self.note(Event::ResizeConflict);
+            }
+            Kind::WakeByLeader => {
+                self.note(Event::LeaderWakeConflict);
+            }
+            Kind::Record if drains && store.resized => {
+                self.note(Event::ResizeBeatDrain);
+            }
+            Kind::Commit if store.resized => {
+                self.note(Event::CommitAfterResize);
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// The write happens, record and scale in one step.
@@ -58,10 +95,33 @@ impl Step<'_> {
             self.note(Event::DrainBesideUnreachable);
         }
         match write.kind {
-            Kind::Record if write.record.phase == Phase::Draining && from == Phase::Failed => {
-                self.note(Event::DrainedFailed);
+            Kind::Record => {
+                let drains = write.record.phase == Phase::Draining;
+                if drains && from == Phase::Failed {
+                    self.note(Event::DrainedFailed);
+                }
+                self.world.store.resized &= !drains;
             }
-            Kind::Record => {}
+            Kind::Resize(replicas) => {
+                let now = &self.world.store.now;
+                if transition(now, protocol::Step::Resize, write.record.nonce, "").is_none() {
+                    return Err(format!("a resize changes what is {from}"));
+                }
+                self.note(if from == Phase::Waking { Event::ResizedWaking } else { Event::Resized });
+                (self.world.store.replicas, self.world.store.resized) = (replicas, true);
+            }
+            Kind::WakeByLeader => {
+                let now = &self.world.store.now;
+                if transition(now, protocol::Step::WakeByLeader, write.record.nonce, "").is_none() {
+                    return Err(format!("a wake by the leader changes what is {from}"));
+                }
+                self.note(Event::WokenByLeader);
+                if self.world.dlx.iter().flatten().any(|dlx| dlx.held > 0) {
+                    self.note(Event::WokenBesideRequest);
+                }
+                self.world.store.now.scaled = true;
+                self.world.store.committed = false;
+            }
             Kind::Wake => {
                 if from == Phase::Asleep {
                     self.note(Event::WokenByRequest);
@@ -77,6 +137,11 @@ impl Step<'_> {
             }
             Kind::Commit => {
                 self.note(Event::Committed);
+                if self.world.store.resized {
+                    return Err(
+                        "a commit takes the replicas that a resize gave after its drain attempt began".into(),
+                    );
+                }
                 let live = || self.world.dlx.iter().flatten();
                 if self.model.cuts_count && live().any(|dlx| dlx.reached > 0) {
                     return Err("a commit cuts a request in flight".into());
@@ -162,7 +227,7 @@ impl Step<'_> {
             Author::Drain(a) => {
                 self.drain(a, DrainInput::Wrote(result));
             }
-            Author::Recovery(_) | Author::Orphan(_) => {}
+            Author::Recovery(_) | Author::Scale(_) | Author::Orphan(_) => {}
         }
     }
 
