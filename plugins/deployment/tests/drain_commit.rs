@@ -70,6 +70,27 @@ async fn a_commit_needs_the_service_intercepted_since_it_was_decided() {
     assert_eq!(scene.replicas("web").await, 0);
 }
 
+/// A pod has work, or does not say: neither of the two objects is changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_a_busy_pod_prevents_leaves_the_selector_key_as_it_is() {
+    let (scene, leader) = intercepted().await;
+    let template = scene.get("Deployment", "web").await.data["spec"].clone();
+    let set = json!({"metadata": {"name": "web"}, "spec": {"selector": template["selector"], "template": template["template"]}});
+    let set = scene.create("ReplicaSet", set).await;
+    let owner = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": set.metadata.uid, "controller": true});
+    scene.pod("web-1", "web").await;
+    scene.merge("Pod", "web-1", json!({"metadata": {"ownerReferences": [owner]}})).await;
+    // Nothing listens there.
+    scene.runs("web-1", "127.77.1.1", true).await;
+    let before = one(&leader, "web").await.version;
+    scene.annotate("web", "scaler.dev/busy-probe", "http://:9/busy").await;
+    let web = until(&leader, "web", |web| web.version != before).await;
+    let zero = request("web", Target::Zero, &web.version, record(Phase::Asleep, 7));
+    let Err(ScaleError::Retry { reason, .. }) = leader.set_scale(&zero).await else { panic!("it is busy") };
+    assert!(reason.contains("web-1: its busy probe failed"), "{reason}");
+    assert_eq!((scene.replicas("web").await, key(&scene).await), (3, json!("1")));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_restored_during_a_drain_attempt() {
     let (scene, leader) = intercepted().await;

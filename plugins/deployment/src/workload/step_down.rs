@@ -277,7 +277,7 @@ mod tests {
             (vec!["Web-0", "web-1", "web-2"], 0, 3, 1, Some(1)),
             (vec!["Web-0", "Web-1", "web-2"], 0, 3, 1, Some(2)),
             (vec!["web-0", "web-1", "Web-2"], 0, 3, 1, None),
-            (vec!["Web-5", "web-6", "web-7"], 5, 3, 1, Some(1)),
+            (vec!["Web-5", "Web-6", "web-7"], 5, 3, 1, Some(2)),
             // Its last pods are not there yet.
             (vec!["web-0", "Web-1"], 0, 4, 1, Some(2)),
             // Others are on their way out already.
