@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use scaler_types::{PluginContext, Port, Protocol, Result, ScaleResource, duration};
+use scaler_types::{
+    Disruption, PluginContext, Port, Protocol, Result, ScaleResource, Scaling, ScalingMetric, duration,
+    scaling_options::{BusyProbe, ScalingOptions, key_name, keys},
+};
 use serde::{Deserialize, Deserializer, de};
 use serde_yaml::Spanned;
 
@@ -21,7 +24,9 @@ const STOP_GRACE_PERIOD: Duration = Duration::from_secs(10);
 pub struct Spec {
     pub name: String,
     pub command: Vec<Spanned<String>>,
-    pub port: u16,
+    /// None: it takes no requests, and may have several replicas.
+    #[serde(default)]
+    pub port: Option<u16>,
     #[serde(default)]
     pub hosts: Vec<String>,
     #[serde(default)]
@@ -36,6 +41,33 @@ pub struct Spec {
     pub scale_resources: Vec<Metric>,
     #[serde(default)]
     pub tcp_ports: Vec<TcpPort>,
+    #[serde(default, deserialize_with = "keys::queues")]
+    queue: Vec<String>,
+    #[serde(default, deserialize_with = "keys::target")]
+    messages_per_replica: Option<f64>,
+    #[serde(default, deserialize_with = "keys::target")]
+    seconds_per_message: Option<f64>,
+    #[serde(default, deserialize_with = "keys::target")]
+    in_flight_per_replica: Option<f64>,
+    #[serde(default, deserialize_with = "keys::target")]
+    requests_per_replica: Option<f64>,
+    #[serde(default, deserialize_with = "keys::replicas")]
+    min_replicas: Option<u32>,
+    #[serde(default, deserialize_with = "keys::replicas")]
+    max_replicas: Option<u32>,
+    #[serde(default, deserialize_with = "keys::disruption")]
+    max_disruption: Option<Disruption>,
+    #[serde(default, deserialize_with = "keys::delay")]
+    scale_down_delay: Option<Duration>,
+    #[serde(default, deserialize_with = "keys::busy_probe")]
+    pub busy_probe: Option<BusyProbe>,
+    #[serde(default, deserialize_with = "keys::accepted")]
+    early_ack: bool,
+    #[serde(default)]
+    pub wake_now: String,
+    /// Line and column of its description.
+    #[serde(skip)]
+    pub place: (u64, u64),
 }
 
 /// One metric by which a process counts as idle.
@@ -47,6 +79,8 @@ pub struct Metric {
     window_size: Duration,
     #[serde(default)]
     threshold: f64,
+    #[serde(default)]
+    target_per_replica: Option<f64>,
 }
 
 /// A port of the DLX that belongs to the process.
@@ -86,7 +120,7 @@ pub fn read(context: &PluginContext) -> Result<Vec<Spec>> {
                 spec.name
             )
         })?;
-        specs.push(spec.tidied());
+        specs.push(spec.tidied((at.line(), at.column())));
     }
     Ok(specs)
 }
@@ -106,10 +140,11 @@ fn check(spec: &Spec, line: u64, taken: &mut HashMap<String, u64>) -> Result<(),
     if let Some(name) = spec.env.keys().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
         return Err(format!("env: {name:?} is no name of an environment variable"));
     }
-    if spec.port == 0 {
-        return Err("port: expected the port the process listens on, 1 to 65535".into());
+    match spec.port {
+        Some(0) => return Err("port: expected the port the process listens on, 1 to 65535".into()),
+        Some(port) => claims.push(format!("port {port}")),
+        None => check_worker(spec)?,
     }
-    claims.push(format!("port {}", spec.port));
     for host in &spec.hosts {
         if host.is_empty() || host.contains(|c: char| !c.is_ascii_alphanumeric() && !"-._".contains(c)) {
             return Err(format!(
@@ -138,6 +173,9 @@ fn check(spec: &Spec, line: u64, taken: &mut HashMap<String, u64>) -> Result<(),
         if !metric.threshold.is_finite() || metric.threshold < 0.0 {
             return Err("scaleResources: threshold: expected 0 or more".into());
         }
+        if metric.target_per_replica.is_some_and(|target| !target.is_finite() || target <= 0.0) {
+            return Err("scaleResources: targetPerReplica: expected a number above 0".into());
+        }
     }
     for port in &spec.tcp_ports {
         if port.listen == 0 || port.target == Some(0) {
@@ -145,6 +183,7 @@ fn check(spec: &Spec, line: u64, taken: &mut HashMap<String, u64>) -> Result<(),
         }
         claims.push(format!("port {}", port.listen));
     }
+    check_scaling(spec)?;
     for claim in claims {
         match taken.insert(claim.clone(), line) {
             None => {}
@@ -155,6 +194,41 @@ fn check(spec: &Spec, line: u64, taken: &mut HashMap<String, u64>) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// Checks one without a port.
+fn check_worker(spec: &Spec) -> Result<(), String> {
+    for (key, is_set) in [
+        ("hosts", !spec.hosts.is_empty()),
+        ("tcpPorts", !spec.tcp_ports.is_empty()),
+        ("readyPath", spec.ready_path.is_some()),
+        ("inFlightPerReplica", spec.in_flight_per_replica.is_some()),
+        ("requestsPerReplica", spec.requests_per_replica.is_some()),
+        ("busyProbe", spec.busy_probe.is_some()),
+    ] {
+        if is_set {
+            return Err(format!(
+                "{key}: a process without a port takes no requests: add port, or remove {key}"
+            ));
+        }
+    }
+    match spec.scaling_options().wakes_by_metric() {
+        true => Ok(()),
+        false => Err("port: expected the port the process listens on, or a queue or a metric with targetPerReplica, which \
+                      wake it without a request"
+            .into()),
+    }
+}
+
+/// Checks how many replicas there are to be.
+fn check_scaling(spec: &Spec) -> Result<(), String> {
+    let scaling = spec.scaling_options().scaling(key_name)?;
+    match scaling.is_some_and(|scaling| scaling.max_replicas > 1) && spec.port.is_some() {
+        true => Err("maxReplicas: expected 1 beside port: several replicas would need a port each, which is not supported; \
+                     remove port if the process takes no requests"
+            .into()),
+        false => Ok(()),
+    }
 }
 
 fn tidy_host(host: &str) -> String {
@@ -197,6 +271,37 @@ impl Spec {
         self.scale_resources.iter().map(metric).collect()
     }
 
+    /// How many replicas it gets; none: one, or none while it is asleep.
+    pub fn scaling(&self) -> Option<Scaling> {
+        // Checked when it was read.
+        self.scaling_options().scaling(key_name).unwrap_or_default()
+    }
+
+    /// The options of that.
+    pub fn scaling_options(&self) -> ScalingOptions {
+        let target = |metric: &Metric| {
+            Some(ScalingMetric {
+                metric_name: metric.metric_name.clone(),
+                window_size: metric.window_size,
+                target_per_replica: metric.target_per_replica?,
+            })
+        };
+        ScalingOptions {
+            queues: self.queue.clone(),
+            messages_per_replica: self.messages_per_replica,
+            seconds_per_message: self.seconds_per_message,
+            in_flight_per_replica: self.in_flight_per_replica,
+            requests_per_replica: self.requests_per_replica,
+            metrics: self.scale_resources.iter().filter_map(target).collect(),
+            min_replicas: self.min_replicas,
+            max_replicas: self.max_replicas,
+            max_disruption: self.max_disruption,
+            scale_down_delay: self.scale_down_delay,
+            busy_probe: self.busy_probe.clone(),
+            early_ack: self.early_ack,
+        }
+    }
+
     /// The DLX's ports, as the contract has them.
     pub fn ports(&self) -> Vec<Port> {
         self.tcp_ports
@@ -215,10 +320,11 @@ impl Spec {
         if let Some(Spanned { value: directory, .. }) = &self.working_directory {
             anyhow::ensure!(directory.is_dir(), "the working directory {} is no folder", directory.display());
         }
-        port::ensure_free(self.port)
+        self.port.map_or(Ok(()), port::ensure_free)
     }
 
-    fn tidied(mut self) -> Self {
+    fn tidied(mut self, place: (u64, u64)) -> Self {
+        self.place = place;
         for host in &mut self.hosts {
             *host = tidy_host(host);
         }

@@ -1,6 +1,6 @@
-//! Resource-scaler of kind `process`: local processes, one replica each, on one host.
+//! Resource-scaler of kind `process`: local processes on one host, one replica each, or several of those without a port.
 //!
-//! A process belongs to its *shim*, a small program that starts it, reaps it and ends it ([`run`](mod@run)); what is to be
+//! Each replica belongs to its *shim*, a small program that starts it, reaps it and ends it ([`run`](mod@run)); what is to be
 //! running is in records that all daemons of the host share ([`scaler_types::records`]). The turn's holder starts:
 //!
 //! 1. the shim, which locks its run and then waits for a word;
@@ -14,11 +14,12 @@ mod config;
 mod mistakes;
 mod port;
 mod ready;
+mod replicas;
 mod run;
 mod watch;
 mod wire;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, future, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use scaler_types::{
@@ -27,19 +28,23 @@ use scaler_types::{
     records::{Records, Turn},
 };
 
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
 
 use config::Spec;
-use run::{Folder, Run};
+use replicas::Replicas;
+use run::{Folder, PreparedRun, Run};
 use watch::Watches;
 
 /// Keepers that are being started at the same time: each takes a thread until it has its lock, some milliseconds.
 const STARTS_AT_ONCE: usize = 16;
 
+/// A process without a port that ends within this has not started: what it said is the reason.
+const STARTUP_PERIOD: Duration = Duration::from_millis(300);
+
 /// The plugin.
 pub struct ProcessScaler {
     processes: BTreeMap<String, Arc<Process>>,
-    records: Records<Run>,
+    records: Records<Replicas>,
     shim: PathBuf,
     starts: Semaphore,
     watches: Watches,
@@ -104,21 +109,29 @@ impl ResourceScaler for ProcessScaler {
 
     async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
         let process = self.find(&request.id)?;
+        if request.target == Target::Zero {
+            self.ensure_idle(process).await?;
+        }
         let mut turn = self.records.begin(request).await?;
         finish_leaving(process, &mut turn).await?;
+        process.folder.obey(&process.spec.wake_now)?;
         if request.target == Target::Zero {
             return Ok(());
         }
-        let run = match turn.up() {
-            Some(run) if process.folder.alive(run)? => run.clone(),
-            _ => self.start(process, &mut turn).await?,
-        };
-        // A sleep need not wait until it is ready.
+        let runs = self.scale_to(process, &mut turn, request.target).await?;
+        // A sleep need not wait until they are ready.
         drop(turn);
+        let ready = async {
+            match runs.first().map(|run| (run, run.port)) {
+                Some((run, Some(port))) => ready::wait(run, port).await,
+                // Time is the event here: it still runs.
+                _ => drop(timeout(STARTUP_PERIOD, future::pending::<()>()).await),
+            }
+        };
         tokio::select! {
-            () = ready::wait(&run) => Ok(()),
-            gone = process.folder.gone(&run) => {
-                gone?;
+            () = ready => Ok(()),
+            gone = process.first_gone(&runs) => {
+                let run = gone?;
                 let how = process.folder.obituary(&run);
                 process.ended(&self.records, &run).await;
                 Err(how)
@@ -135,7 +148,9 @@ impl ResourceScaler for ProcessScaler {
     }
 
     async fn resolve_service_name(&self, resource: &ResourceId) -> Result<String> {
-        Ok(format!("127.0.0.1:{}", self.find(resource)?.spec.port))
+        let port = self.find(resource)?.spec.port;
+        let port = port.with_context(|| format!("{resource} has no port, and takes no requests"))?;
+        Ok(format!("127.0.0.1:{port}"))
     }
 
     async fn changes(&self, cursor: u64) -> Result<Changes> {
@@ -182,6 +197,7 @@ impl ProcessScaler {
         resource.hosts.clone_from(&process.spec.hosts);
         resource.ports = process.spec.ports();
         resource.scale_resources = process.spec.metrics();
+        resource.scaling = process.spec.scaling();
         if let Err(error) = self.look(process, &mut resource) {
             let reason = format!("{error:#}");
             tracing::error!(resource = %process.id, error = reason, "failed to read the process's state; it is not scaled until that works");
@@ -197,43 +213,123 @@ impl ProcessScaler {
         let stored = self.records.read(&process.id)?;
         resource.record = stored.record;
         resource.version = stored.version;
-        if let Some(run) = &stored.up {
-            if process.folder.alive(run)? {
-                resource.replicas = 1;
-                resource.endpoints = vec![run.endpoint()];
+        if let Some(up) = &stored.up {
+            for run in &up.runs {
+                if process.folder.alive(run)? {
+                    resource.replicas += 1;
+                    resource.endpoints.extend(run.endpoint());
+                }
+                // If it has ended, the watch ends at once, and takes it out of the record.
+                self.watches.watch(process, run, &self.records);
             }
-            // If it has ended, the watch ends at once, and takes it out of the record.
-            self.watches.watch(process, run, &self.records);
+            for run in &up.stopping {
+                self.watches.stop(process, run, &self.records);
+            }
+            if let Some(scaling) = &mut resource.scaling {
+                scaling.last_scaled = up.last_scaled;
+            }
         }
-        if let Some(run) = &stored.leaving {
+        if let Some(leaving) = &stored.leaving {
             resource.status = "is being stopped".to_owned();
-            self.watches.finish(process, run, &self.records);
+            self.watches.finish(process, leaving, &self.records);
         } else if resource.replicas == 0
             && resource.record.phase != Phase::Asleep
-            && let Some(ended) = process.folder.ended().filter(|exit| !exit.stop_requested)
+            && let Some(ended) = process.folder.ended(0).filter(|exit| !exit.stop_requested)
         {
             resource.status = ended.reason;
+        }
+        let wish = &process.spec.wake_now;
+        if resource.replicas == 0 && !wish.is_empty() && process.folder.obeyed_wish().as_ref() != Some(wish) {
+            resource.wake_now = format!("wakeNow: {wish}");
         }
         Ok(())
     }
 
-    async fn start(&self, process: &Arc<Process>, turn: &mut Turn<Run>) -> Result<Run, ScaleError> {
-        if let Some(run) = turn.up() {
-            // It ended, and maybe not all of it.
-            process.folder.clean(run).await?;
+    /// Fails while a process is busy, or does not say whether it is.
+    async fn ensure_idle(&self, process: &Process) -> Result<(), ScaleError> {
+        let Some(probe) = &process.spec.busy_probe else { return Ok(()) };
+        for run in self.records.read(&process.id)?.up.iter().flat_map(|up| &up.runs) {
+            if process.folder.alive(run)?
+                && let Some(reason) = ready::busy(probe).await
+            {
+                return Err(ScaleError::Retry { after: Duration::from_secs(1), reason });
+            }
         }
-        process.spec.can_start().map_err(|error| ScaleError::Terminal { reason: format!("{error:#}") })?;
-        let permit = self.starts.acquire().await.context("starting a shim")?;
-        let (shim, owned) = (self.shim.clone(), Arc::clone(process));
-        let waiting = tokio::task::spawn_blocking(move || owned.folder.prepare(&shim, &owned.spec))
-            .await
-            .context("starting a shim")??;
-        drop(permit);
-        turn.started(waiting.run.clone()).await?;
+        Ok(())
+    }
+
+    /// Starts or stops the difference to what is up. Returns the runs that are to become ready: those that were started, and of a wake
+    /// those that there were.
+    async fn scale_to(
+        &self,
+        process: &Arc<Process>,
+        turn: &mut Turn<Replicas>,
+        target: Target,
+    ) -> Result<Vec<Run>, ScaleError> {
+        let known = turn.up().cloned().unwrap_or_default();
+        let mut next = Replicas { runs: Vec::new(), ..known.clone() };
+        for run in &known.runs {
+            match process.folder.alive(run)? {
+                true => next.runs.push(run.clone()),
+                // It ended, and maybe not all of it.
+                false => process.folder.clean(run).await?,
+            }
+        }
+        let wanted = match target {
+            Target::Zero => 0,
+            Target::AtLeast(count) => (count.max(1) as usize).max(next.runs.len()),
+            Target::Exactly(count) => count.get() as usize,
+        };
+        // Only one process can listen on a port.
+        let wanted = process.spec.port.map_or(wanted, |_| wanted.min(1));
+        let mut ready = if matches!(target, Target::AtLeast(_)) { next.runs.clone() } else { Vec::new() };
+        let stopped = next.shrink(wanted);
+        let prepared = self.prepare(process, &mut next, wanted).await?;
+        if next == known {
+            return Ok(ready);
+        }
+        if process.spec.scaling().is_some() && next.runs.len() != known.runs.len() {
+            next.stamp();
+        }
+        turn.started(next).await?;
         // No await between this and the line above: a call that is cancelled leaves no run without its process.
-        let run = waiting.go()?;
-        tracing::info!(resource = %process.id, run = run.id, shim = run.shim_pid, "started");
-        Ok(run)
+        for prepared in prepared {
+            let run = prepared.go()?;
+            tracing::info!(resource = %process.id, run = run.id, replica = run.replica, shim = run.shim_pid, "started");
+            ready.push(run);
+        }
+        for run in &stopped {
+            self.watches.stop(process, run, &self.records);
+        }
+        Ok(ready)
+    }
+
+    /// Starts the shims of the replicas that are missing, and adds their runs.
+    async fn prepare(
+        &self,
+        process: &Arc<Process>,
+        next: &mut Replicas,
+        wanted: usize,
+    ) -> Result<Vec<PreparedRun>, ScaleError> {
+        if next.runs.len() < wanted {
+            process
+                .spec
+                .can_start()
+                .map_err(|error| ScaleError::Terminal { reason: format!("{error:#}") })?;
+        }
+        let mut prepared = Vec::new();
+        while next.runs.len() < wanted {
+            let permit = self.starts.acquire().await.context("starting a shim")?;
+            let (shim, owned, replica) = (self.shim.clone(), Arc::clone(process), next.free_number());
+            let waiting =
+                tokio::task::spawn_blocking(move || owned.folder.prepare(&shim, &owned.spec, replica))
+                    .await
+                    .context("starting a shim")??;
+            drop(permit);
+            next.runs.push(waiting.run.clone());
+            prepared.push(waiting);
+        }
+        Ok(prepared)
     }
 }
 
@@ -241,10 +337,10 @@ impl ProcessScaler {
 
 impl Process {
     /// Takes a run that has ended by itself out of the record.
-    async fn ended(&self, records: &Records<Run>, run: &Run) {
+    async fn ended(&self, records: &Records<Replicas>, run: &Run) {
         let result = async {
             self.folder.clean(run).await?;
-            records.ended(&self.id, run).await
+            self.forget(records, run).await
         };
         match result.await {
             Ok(true) => tracing::warn!(
@@ -257,25 +353,61 @@ impl Process {
             Err(error) => tracing::error!(resource = %self.id, %error, "cannot write down that it ended"),
         }
     }
+
+    /// Takes a run that has ended out of the record. Says whether it was there.
+    async fn forget(&self, records: &Records<Replicas>, run: &Run) -> Result<bool, ScaleError> {
+        loop {
+            let Some(up) = records.read(&self.id)?.up else { return Ok(false) };
+            if up.all().all(|one| one.id != run.id) {
+                return Ok(false);
+            }
+            if records.replace(&self.id, &up, up.without(run)).await? {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Waits until one of the runs has ended, for ever if there is none.
+    async fn first_gone(self: &Arc<Self>, runs: &[Run]) -> Result<Run> {
+        let mut waits = JoinSet::new();
+        for run in runs.iter().cloned() {
+            let process = Arc::clone(self);
+            waits.spawn(async move { process.folder.gone(&run).await.map(|()| run) });
+        }
+        match waits.join_next().await {
+            Some(gone) => gone.context("waiting for a process")?,
+            None => future::pending().await,
+        }
+    }
 }
 
 /// Stops what a scale to zero took down, this one or one that did not get to its end.
-async fn finish_leaving(process: &Process, turn: &mut Turn<Run>) -> Result<(), ScaleError> {
-    if let Some(run) = turn.leaving().cloned() {
-        process.folder.stop(&run, process.spec.stop_grace_period).await?;
-        turn.stopped().await?;
-        tracing::info!(resource = %process.id, run = run.id, "stopped");
+async fn finish_leaving(process: &Arc<Process>, turn: &mut Turn<Replicas>) -> Result<(), ScaleError> {
+    let Some(leaving) = turn.leaving().cloned() else { return Ok(()) };
+    let mut stops = JoinSet::new();
+    for run in leaving.all().cloned() {
+        let process = Arc::clone(process);
+        stops.spawn(async move {
+            process.folder.stop(&run, process.spec.stop_grace_period).await?;
+            tracing::info!(resource = %process.id, run = run.id, "stopped");
+            anyhow::Ok(())
+        });
     }
-    Ok(())
+    while let Some(stopped) = stops.join_next().await {
+        stopped.context("stopping a process")??;
+    }
+    turn.stopped().await
 }
 
 // === impl Run ===
 
 impl Run {
-    fn endpoint(&self) -> Endpoint {
+    /// Where it takes requests, if it does.
+    fn endpoint(&self) -> Option<Endpoint> {
         let probe =
             self.ready_path.clone().map_or(Probe::Tcp, |path| Probe::Http { path, headers: Vec::new() });
         let address_of = AddressOf::Instance;
-        Endpoint { probe, address_of, ..Endpoint::new(format!("127.0.0.1:{}", self.port), &self.id) }
+        let address = format!("127.0.0.1:{}", self.port?);
+        Some(Endpoint { probe, address_of, ..Endpoint::new(address, &self.id) })
     }
 }

@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use scaler_types::scaling_options::key_name;
 use serde_yaml::Spanned;
 
 use crate::config::Spec;
@@ -27,6 +28,10 @@ pub fn find<'a>(file: &str, specs: impl Iterator<Item = &'a Spec>) -> Vec<String
     let mut known = HashMap::new();
     let mut warnings = Vec::new();
     for spec in specs {
+        if let Some(mistake) = spec.scaling_options().mistake(key_name) {
+            let (line, column) = spec.place;
+            warnings.push(format!("{file}:{line}:{column}: resource {:?}: {mistake}", spec.name));
+        }
         let mut warn = |key: &str, at: &serde_yaml::Location, problem: &str| {
             warnings.push(format!(
                 "{file}:{}:{}: resource {:?}: {key}: {problem}",

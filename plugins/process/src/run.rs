@@ -41,8 +41,12 @@ pub struct Run {
     pub id: String,
     /// The shim's process id: valid only while the run's lock is held.
     pub shim_pid: i32,
-    /// The port it was started for; the configuration may say another by now.
-    pub port: u16,
+    /// The port it was started for; the configuration may say another by now. None: it takes no requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Which of the replicas it is, from 0.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub replica: u32,
     /// Ready when GET of this answers 2xx or 3xx.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_path: Option<String>,
@@ -50,7 +54,12 @@ pub struct Run {
     pub log_offset: u64,
 }
 
-/// Where one resource's runs have their files: `<state-dir>/process/<namespace>/<name>/`.
+fn is_first(replica: &u32) -> bool {
+    *replica == 0
+}
+
+/// Where one resource's runs have their files: `<state-dir>/process/<namespace>/<name>/`, and `replicas/1/` below it for the second
+/// replica.
 #[derive(Clone, Debug)]
 pub struct Folder(PathBuf);
 
@@ -73,11 +82,19 @@ impl Folder {
         ))
     }
 
-    /// Starts a shim and waits until it has its lock. The caller has the resource's turn.
-    pub fn prepare(&self, shim: &Path, spec: &Spec) -> Result<PreparedRun> {
-        let folder = &self.0;
+    /// Where one replica has its files.
+    fn of_replica(&self, replica: u32) -> PathBuf {
+        match replica {
+            0 => self.0.clone(),
+            _ => self.0.join("replicas").join(replica.to_string()),
+        }
+    }
+
+    /// Starts the shim of a replica and waits until it has its lock. The caller has the resource's turn.
+    pub fn prepare(&self, shim: &Path, spec: &Spec, replica: u32) -> Result<PreparedRun> {
+        let folder = &self.of_replica(replica);
         fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
-        self.sweep();
+        sweep(folder);
         let log_path = folder.join("log");
         if fs::metadata(&log_path).is_ok_and(|log| log.len() > LONGEST_LOG) {
             fs::rename(&log_path, folder.join("log.1")).context("putting the old log away")?;
@@ -121,8 +138,8 @@ impl Folder {
             shim.display(),
             answer.trim_end()
         );
-        let run =
-            Run { id, shim_pid, port: spec.port, ready_path: spec.ready_path.clone(), log_offset: log_begin };
+        let (port, ready_path) = (spec.port, spec.ready_path.clone());
+        let run = Run { id, shim_pid, port, replica, ready_path, log_offset: log_begin };
         Ok(PreparedRun { run, words })
     }
 
@@ -166,7 +183,7 @@ impl Folder {
 
     /// Kills the processes that a killed shim did not stop: those that carry the run's mark in their environment.
     pub async fn clean(&self, run: &Run) -> Result<()> {
-        if self.ended().is_some_and(|ended| ended.run == run.id) {
+        if self.ended(run.replica).is_some_and(|ended| ended.run == run.id) {
             return Ok(());
         }
         let mark = format!("{MARK}={}", run.id);
@@ -195,7 +212,7 @@ impl Folder {
                 }
             }
             if found.is_empty() {
-                let _ = fs::remove_file(wire::fifo(&self.0, &run.id));
+                let _ = fs::remove_file(wire::fifo(&self.of_replica(run.replica), &run.id));
                 return Ok(());
             }
             for process in found {
@@ -204,17 +221,33 @@ impl Folder {
         }
     }
 
-    /// How the last run ended.
-    pub fn ended(&self) -> Option<Exit> {
-        serde_json::from_slice(&fs::read(Exit::path(&self.0)).ok()?).ok()
+    /// How the last run of a replica ended.
+    pub fn ended(&self, replica: u32) -> Option<Exit> {
+        serde_json::from_slice(&fs::read(Exit::path(&self.of_replica(replica))).ok()?).ok()
+    }
+
+    /// The value of `wakeNow` that was obeyed last.
+    pub fn obeyed_wish(&self) -> Option<String> {
+        fs::read_to_string(self.0.join("wake-now")).ok()
+    }
+
+    /// Records that this value of `wakeNow` was obeyed.
+    pub fn obey(&self, wish: &str) -> Result<()> {
+        if wish.is_empty() || self.obeyed_wish().is_some_and(|obeyed| obeyed == wish) {
+            return Ok(());
+        }
+        let path = self.0.join("wake-now");
+        fs::create_dir_all(&self.0)
+            .and_then(|()| fs::write(&path, wish))
+            .with_context(|| format!("writing that wakeNow was obeyed to {}", path.display()))
     }
 
     /// How a run ended, for those who waited for it to become ready.
     pub fn obituary(&self, run: &Run) -> ScaleError {
-        match self.ended().filter(|ended| ended.run == run.id) {
+        match self.ended(run.replica).filter(|ended| ended.run == run.id) {
             Some(ended) if ended.stop_requested => ScaleError::Conflict,
             Some(Exit { reason, .. }) => ScaleError::Terminal {
-                reason: match self.last_words(run.log_offset) {
+                reason: match last_words(&self.of_replica(run.replica), run.log_offset) {
                     Ok(words) if !words.is_empty() => format!("{reason}; it last said: {words}"),
                     _ => reason,
                 },
@@ -225,17 +258,6 @@ impl Folder {
                 reason: "its shim was gone before it was ready".to_owned(),
             },
         }
-    }
-
-    fn last_words(&self, from: u64) -> io::Result<String> {
-        let mut log = File::open(self.0.join("log"))?;
-        let length = log.metadata()?.len();
-        log.seek(SeekFrom::Start(from.min(length).max(length.saturating_sub(LAST_WORDS))))?;
-        let mut bytes = Vec::new();
-        log.take(LAST_WORDS).read_to_end(&mut bytes)?;
-        let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        Ok(lines[lines.len().saturating_sub(5)..].join(" | "))
     }
 
     /// The shim of a run, if it lives.
@@ -254,28 +276,11 @@ impl Folder {
 
     /// A run's FIFO; `None` where it, or for writing its shim, is gone.
     fn open(&self, run: &Run, how: OFlags) -> Result<Option<OwnedFd>> {
-        let path = wire::fifo(&self.0, &run.id);
+        let path = wire::fifo(&self.of_replica(run.replica), &run.id);
         match rustix::fs::open(&path, how | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()) {
             Ok(fifo) => Ok(Some(fifo)),
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::NXIO) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("opening {}", path.display())),
-        }
-    }
-
-    /// Removes the FIFOs of shims that were killed.
-    fn sweep(&self) {
-        for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if path.extension().is_some_and(|extension| extension == "run")
-                && let Ok(fifo) = rustix::fs::open(
-                    &path,
-                    OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
-                    Mode::empty(),
-                )
-                && rustix::fs::flock(&fifo, FlockOperation::NonBlockingLockShared).is_ok()
-            {
-                let _ = fs::remove_file(&path);
-            }
         }
     }
 }
@@ -287,6 +292,32 @@ impl PreparedRun {
     pub fn go(mut self) -> Result<Run> {
         writeln!(self.words, "{GO}").context("telling the shim to start")?;
         Ok(self.run)
+    }
+}
+
+/// The end of a log, from where a run began.
+fn last_words(folder: &Path, from: u64) -> io::Result<String> {
+    let mut log = File::open(folder.join("log"))?;
+    let length = log.metadata()?.len();
+    log.seek(SeekFrom::Start(from.min(length).max(length.saturating_sub(LAST_WORDS))))?;
+    let mut bytes = Vec::new();
+    log.take(LAST_WORDS).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    Ok(lines[lines.len().saturating_sub(5)..].join(" | "))
+}
+
+/// Removes the FIFOs of shims that were killed.
+fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|extension| extension == "run")
+            && let Ok(fifo) =
+                rustix::fs::open(&path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+            && rustix::fs::flock(&fifo, FlockOperation::NonBlockingLockShared).is_ok()
+        {
+            let _ = fs::remove_file(&path);
+        }
     }
 }
 

@@ -20,7 +20,11 @@ async fn refusal(resources: &str) -> String {
 async fn wrong_configurations_are_refused_with_file_and_line() {
     let good = "      - name: a\n        command: [x]\n        port: 9000\n";
     for (resources, line, wanted) in [
-        ("      - name: a\n        command: [x]\n", 6, "port"),
+        (
+            "      - name: a\n        command: [x]\n",
+            5,
+            "port: expected the port the process listens on, or a queue",
+        ),
         ("      - name: a\n        port: 9000\n", 6, "command"),
         (
             "      - name: a\n        command: []\n        port: 9000\n",
@@ -61,6 +65,34 @@ async fn wrong_configurations_are_refused_with_file_and_line() {
         ),
         (&good.replace("name: a", "name: \"\""), 5, "1 to 63 characters"),
         ("      name: a\n", 5, "not a list"),
+        (&format!("{good}        queue: mails\n"), 8, "is not the URI of a queue"),
+        (&format!("{good}        maxDisruption: some\n"), 8, "as in 2 or 25%"),
+        (
+            &format!("{good}        queue: file:///spool\n        maxReplicas: 1\n"),
+            5,
+            "queue needs messagesPerReplica",
+        ),
+        (&format!("{good}        maxReplicas: 1\n"), 5, "maxReplicas needs a target per replica"),
+        (
+            &format!("{good}        inFlightPerReplica: 8\n        maxReplicas: 2\n"),
+            5,
+            "maxReplicas: expected 1 beside port",
+        ),
+        (
+            &format!(
+                "{good}        scaleResources: [{{metricName: r, windowSize: 1m, targetPerReplica: 0}}]\n"
+            ),
+            5,
+            "targetPerReplica: expected a number above 0",
+        ),
+        (&worker("a", "x", "        hosts: [a.localhost]\n"), 5, "hosts: a process without a port"),
+        (&worker("a", "x", "        tcpPorts: [{listen: 9000}]\n"), 5, "tcpPorts: a process without a port"),
+        (
+            &worker("a", "x", "        inFlightPerReplica: 1\n"),
+            5,
+            "inFlightPerReplica: a process without a port",
+        ),
+        (&worker("a", "x", "        busyProbe: http://:9000\n"), 5, "busyProbe: a process without a port"),
     ] {
         let message = refusal(resources).await;
         assert!(
@@ -96,4 +128,20 @@ async fn what_is_configured_is_listed() {
         .map(|(listen, target, protocol)| Port { listen, target, protocol, guessed: false });
     assert_eq!(a.ports, [first, second]);
     assert_eq!(scaler.resolve_service_name(&id("a")).await.unwrap(), "127.0.0.1:9000");
+    let extra = "        minReplicas: 10\n        maxDisruption: 50%\n        scaleDownDelay: 1s\n        earlyAck: accepted\n";
+    let mut context = context(folder.path(), "demo", &worker("mailer", "true", extra));
+    context.role = scaler_types::Role::Autoscaler;
+    let scaler = ProcessScaler::new(context).await.unwrap();
+    let scaling = resource(&scaler, "mailer").await.scaling.unwrap();
+    assert_eq!((scaling.min_replicas, scaling.max_replicas, scaling.early_ack), (10, 9, true));
+    assert_eq!((scaling.queues, scaling.messages_per_replica), (vec!["file:///spool".to_owned()], Some(1.0)));
+    assert!(scaler.resolve_service_name(&id("mailer")).await.is_err(), "it has no port");
+    let warnings = scaler.get_config().await.unwrap().unwrap().warnings;
+    assert!(
+        warnings
+            .iter()
+            .any(|warning| warning.starts_with("demo.yaml:5:")
+                && warning.contains("minReplicas 10 is more than")),
+        "{warnings:?}"
+    );
 }

@@ -61,6 +61,50 @@ fn the_service() {
     }
 }
 
+/// Workers, which are this binary as `the_worker`.
+fn fleet(folder: &Path) -> String {
+    let command = serde_json::to_string(&program("the_worker")).unwrap();
+    format!(
+        "      - name: mailer\n        command: {command}\n        queue: file:///spool\n        messagesPerReplica: 1\n        \
+         maxReplicas: 4\n        env: {{SCALER_TEST_WORKER: {:?}}}\n",
+        folder.display().to_string()
+    )
+}
+
+#[test]
+#[ignore = "a program of the other tests"]
+fn the_worker() {
+    if env::var("SCALER_TEST_WORKER").is_ok() {
+        loop {
+            thread::park();
+        }
+    }
+}
+
+/// A daemon that changes the number of workers, for ever.
+#[test]
+#[ignore = "a program of the other tests"]
+fn a_daemon_of_workers() {
+    let Ok(folder) = env::var("SCALER_TEST_DAEMON") else { return };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let scaler = scaler(Path::new(&folder), &fleet(Path::new(&folder))).await;
+        println!("ready");
+        loop {
+            let drawn = Nonce::fresh().0;
+            let step = async {
+                match (drawn % 5, resource(&scaler, "mailer").await.replicas) {
+                    (0, _) => scale(&scaler, "mailer", Phase::Asleep).await,
+                    (_, 0) => scale(&scaler, "mailer", Phase::Waking).await,
+                    (count, _) => resize(&scaler, "mailer", count as u32).await,
+                }
+            };
+            // Some calls are given up, as a daemon does whose deadline has come.
+            drop(timeout(Duration::from_micros(drawn % 40_000), step).await);
+        }
+    });
+}
+
 /// A daemon that wakes and puts to sleep, for ever.
 #[test]
 #[ignore = "a program of the other tests"]
@@ -104,8 +148,8 @@ impl Drop for Daemon {
     }
 }
 
-fn daemon(folder: &Path, port: u16) -> Daemon {
-    let program = program("a_daemon");
+fn daemon(name: &str, folder: &Path, port: u16) -> Daemon {
+    let program = program(name);
     let mut child = Command::new(&program[0])
         .args(&program[1..])
         .env("SCALER_TEST_DAEMON", folder)
@@ -145,7 +189,7 @@ async fn daemons_that_are_killed_leave_nothing_behind() {
     for round in 0..crashes() {
         // Every third round two of them, which get in each other's way.
         let mut children: Vec<_> =
-            (0..1 + u64::from(round % 3 == 0)).map(|_| daemon(folder.path(), port)).collect();
+            (0..1 + u64::from(round % 3 == 0)).map(|_| daemon("a_daemon", folder.path(), port)).collect();
         while let Some(child) = children.pop() {
             let micros = Nonce::fresh().0 % 60_000;
             tokio::task::spawn_blocking(move || crash_after(micros, child)).await.unwrap();
@@ -191,4 +235,63 @@ async fn daemons_that_are_killed_leave_nothing_behind() {
         panic!("{errors}");
     }
     assert!(awake > 0 && asleep > 0, "the crashes came all in the same place");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn daemons_that_are_killed_while_they_scale_leave_no_worker_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let resources = fleet(folder.path());
+    let workers = || {
+        let all = processes_of(folder.path());
+        all.iter().filter(|process| process.contains("the_worker") && !process.contains(" run ")).count()
+    };
+    let mut found = std::collections::BTreeSet::new();
+    for round in 0..crashes() / 2 {
+        let mut children: Vec<_> = (0..1 + u64::from(round % 3 == 0))
+            .map(|_| daemon("a_daemon_of_workers", folder.path(), 0))
+            .collect();
+        while let Some(child) = children.pop() {
+            let micros = Nonce::fresh().0 % 100_000;
+            tokio::task::spawn_blocking(move || crash_after(micros, child)).await.unwrap();
+        }
+        // The next daemon.
+        let scaler = scaler(folder.path(), &resources).await;
+        found.insert(resource(&scaler, "mailer").await.replicas);
+        loop {
+            let awake = resource(&scaler, "mailer").await.replicas > 0;
+            let step = match awake {
+                true => resize(&scaler, "mailer", 3).await,
+                false => scale(&scaler, "mailer", Phase::Waking).await,
+            };
+            match step {
+                Ok(()) if awake => break,
+                Ok(()) | Err(ScaleError::Conflict | ScaleError::Retry { .. }) => {}
+                Err(error) => panic!("round {round}: {error:?}; {:?}", processes_of(folder.path())),
+            }
+        }
+        // What a step down took away is on its way out.
+        timeout(NEVER, async {
+            while (resource(&scaler, "mailer").await.replicas as usize, workers()) != (3, 3) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("round {round}: {:?}", processes_of(folder.path())));
+        if round % 2 == 0 {
+            loop {
+                match scale(&scaler, "mailer", Phase::Asleep).await {
+                    Ok(()) => break,
+                    Err(ScaleError::Conflict) => {}
+                    Err(error) => panic!("round {round}: {error:?}"),
+                }
+            }
+            assert_eq!(workers(), 0, "round {round}: {:?}", processes_of(folder.path()));
+            until_none_is_left(folder.path()).await;
+        }
+        scaler.stop().await;
+    }
+    let scaler = scaler(folder.path(), &resources).await;
+    scale(&scaler, "mailer", Phase::Asleep).await.unwrap();
+    until_none_is_left(folder.path()).await;
+    assert!(found.len() > 1, "the crashes came all in the same place: {found:?}");
 }

@@ -189,13 +189,22 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Records<U> {
     ///
     /// The file cannot be written.
     pub async fn ended(&self, id: &ResourceId, ended: &U) -> Result<bool, ScaleError> {
+        self.replace(id, ended, None).await
+    }
+
+    /// Replaces `up` if it is still `seen`: a part of it ended by itself. Says whether it was.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub async fn replace(&self, id: &ResourceId, seen: &U, now: Option<U>) -> Result<bool, ScaleError> {
         let name = self.name(id)?;
         let result = self
             .edit(&name, |stored| {
-                if stored.up.as_ref() != Some(ended) {
+                if stored.up.as_ref() != Some(seen) {
                     return Err(ScaleError::Conflict);
                 }
-                stored.up = None;
+                stored.up = now;
                 stored.advance();
                 Ok(())
             })

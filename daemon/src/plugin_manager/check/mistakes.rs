@@ -87,9 +87,16 @@ impl ListedResource<'_> {
     pub(super) fn mistakes(&self) -> Vec<String> {
         let mut warnings = self.unknown_metrics();
         let settings = &self.contents.says.settings;
-        let Resource { hosts, ports, interception, .. } = self.resource;
+        let Resource { hosts, ports, interception, scaling, .. } = self.resource;
+        let wakes_by_metric =
+            scaling.as_ref().is_some_and(|scaling| !scaling.queues.is_empty() || !scaling.metrics.is_empty());
         let named_by_header = settings.target_name_header.is_some();
-        if hosts.is_empty() && ports.is_empty() && interception.is_none() && !named_by_header {
+        if hosts.is_empty()
+            && ports.is_empty()
+            && interception.is_none()
+            && !named_by_header
+            && !wakes_by_metric
+        {
             let name = &self.resource.id.name;
             warnings.push(format!(
                 "{}:{}:{}: resource {name:?}: hosts: it has no host and no port of the DLX, so no request can wake it: add one, as in hosts: [{name}.localhost]",

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     net::TcpListener,
+    num::NonZeroU32,
     path::{Path, PathBuf},
     sync::Mutex,
     time::Duration,
@@ -68,6 +69,14 @@ pub fn command(name: &str, port: u16, script: &str, extra: &str) -> String {
     format!("      - name: {name}\n        command: [sh, -c, {script}]\n        port: {port}\n{extra}")
 }
 
+/// A worker of a queue: a shell script without a port.
+pub fn worker(name: &str, script: &str, extra: &str) -> String {
+    let script = serde_json::to_string(script).unwrap();
+    format!(
+        "      - name: {name}\n        command: [sh, -c, {script}]\n        queue: file:///spool\n        messagesPerReplica: 1\n        maxReplicas: 9\n{extra}"
+    )
+}
+
 pub async fn scaler(state_dir: &Path, resources: &str) -> ProcessScaler {
     ProcessScaler::new(context(state_dir, "demo", resources)).await.unwrap()
 }
@@ -102,6 +111,14 @@ pub fn request(name: &str, version: &Version, state: Phase) -> ScaleRequest {
 pub async fn scale(scaler: &ProcessScaler, name: &str, state: Phase) -> Result<(), ScaleError> {
     let version = resource(scaler, name).await.version;
     timeout(NEVER, scaler.set_scale(&request(name, &version, state))).await.expect("the scale does not end")
+}
+
+/// Scales one that is awake to so many replicas, on what is listed now.
+pub async fn resize(scaler: &ProcessScaler, name: &str, count: u32) -> Result<(), ScaleError> {
+    let version = resource(scaler, name).await.version;
+    let target = Target::Exactly(NonZeroU32::new(count).unwrap());
+    let resize = ScaleRequest { target, ..request(name, &version, Phase::Active) };
+    timeout(NEVER, scaler.set_scale(&resize)).await.expect("the scale does not end")
 }
 
 /// Follows the changes until a resource is as wanted.
