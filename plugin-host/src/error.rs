@@ -51,9 +51,17 @@ pub enum LoadError {
     Processor(String),
     /// A library, but no plugin.
     #[error(
-        "a library, but no resource-scaler: it was not made by export_resource_scaler!; remove it from this folder"
+        "a library, but no plugin: it was not made by export_resource_scaler! or export_metric_source!; remove it from this folder"
     )]
     NoPlugin,
+    /// A plugin of the other interface.
+    #[error("{what}; move it to {}", right.display())]
+    Misplaced {
+        /// What it is, and where.
+        what: &'static str,
+        /// The folder of its interface.
+        right: PathBuf,
+    },
     /// The dynamic loader refused it.
     #[error("it cannot be loaded: {0}; build it on this system or an older one")]
     Open(String),

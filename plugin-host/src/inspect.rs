@@ -10,7 +10,9 @@ use std::{
 
 use object::{Object as _, ObjectSegment as _, ObjectSymbol as _, ReadCache, ReadRef};
 
-use crate::LoadError;
+use scaler_types::v1::METRIC_SOURCE_SYMBOL;
+
+use crate::{Interface, LoadError};
 
 /// The largest file that is taken for a library: far above a plugin with all its debug information.
 const MAX_SIZE: u64 = 2 << 30;
@@ -22,11 +24,11 @@ const MAX_PIECE: u64 = 64 << 20;
 #[derive(Clone, Copy)]
 struct Pieces<'a>(&'a ReadCache<File>);
 
-/// Checks that `path` is a whole ELF library that exports a plugin, and that not everybody may write.
+/// Checks that `path` is a whole ELF library that exports a plugin, and that not everybody may write. Gives the plugin's interface.
 ///
 /// The loader cannot be asked: a library that is cut short kills the process in `dlopen`, and what is not a plugin would
 /// have its initialisers run before anyone could see that it is none.
-pub(crate) fn inspect(path: &Path) -> Result<(), LoadError> {
+pub(crate) fn inspect(path: &Path) -> Result<Interface, LoadError> {
     let metadata = fs::metadata(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => LoadError::Dangling,
         _ => LoadError::Unreadable(error),
@@ -48,7 +50,7 @@ pub(crate) fn inspect(path: &Path) -> Result<(), LoadError> {
     elf(Pieces(&file), metadata.len())
 }
 
-fn elf(file: Pieces<'_>, size: u64) -> Result<(), LoadError> {
+fn elf(file: Pieces<'_>, size: u64) -> Result<Interface, LoadError> {
     let wrong = |error: object::Error| LoadError::NotElf(error.to_string());
     let elf = object::File::parse(file).map_err(wrong)?;
     // The loader's own word for it is "No such file or directory".
@@ -68,10 +70,12 @@ fn elf(file: Pieces<'_>, size: u64) -> Result<(), LoadError> {
         }
     }
     let root = abi_stable::library::ROOT_MODULE_LOADER_NAME;
-    if !elf.dynamic_symbols().any(|symbol| symbol.is_definition() && symbol.name() == Ok(root)) {
+    let exports =
+        |name| elf.dynamic_symbols().any(|symbol| symbol.is_definition() && symbol.name() == Ok(name));
+    if !exports(root) {
         return Err(LoadError::NoPlugin);
     }
-    Ok(())
+    Ok(if exports(METRIC_SOURCE_SYMBOL) { Interface::MetricSource } else { Interface::ResourceScaler })
 }
 
 // === impl Pieces ===

@@ -1,8 +1,8 @@
-//! Finds, checks, loads and calls resource-scaler plugins.
+//! Finds, checks, loads and calls plugins: resource-scalers and metric sources.
 //!
 //! [`load_dir`] looks at every `*.so` of a folder and says which it loaded and why it rejected the others. A [`Plugin`] is a
-//! loaded library; [`Plugin::start`] makes a [`RunningPlugin`] of it for one namespace file. Its calls never
-//! last longer than their time, hold no thread while they wait, and are cancelled in the plugin when they are dropped; a
+//! loaded library; [`Plugin::start`] makes a [`RunningPlugin`] of it for one namespace file, [`Plugin::start_metric_source`] a
+//! [`RunningMetricSource`]. Their calls never last longer than their time, hold no thread while they wait, and are cancelled in the plugin when they are dropped; a
 //! plugin that panics has answered with an error.
 //!
 //! A library is first loaded by another process: what crashes or hangs in its initialisers is left out. (In the daemon itself
@@ -19,8 +19,11 @@ mod error;
 mod exit;
 mod inspect;
 mod instance;
+mod interface;
 mod listed;
 mod log;
+mod metric_source;
+mod object;
 mod plugin;
 mod probe;
 mod running;
@@ -29,9 +32,11 @@ mod scan;
 pub use change_stream::ChangeStream;
 pub use error::{CallError, LoadError, RejectedPlugin};
 pub use exit::exit;
-pub use instance::{ANSWER_WITHIN, STOP_WITHIN};
+pub use interface::{Interface, METRIC_SOURCES_FOLDER};
 pub use listed::{Listed, UnreadableResource};
 pub use log::{Panics, panics};
+pub use metric_source::RunningMetricSource;
+pub use object::{ANSWER_WITHIN, STOP_WITHIN};
 pub use plugin::Plugin;
 pub use probe::answer_probe;
 pub use running::{CallFuture, RunningPlugin};

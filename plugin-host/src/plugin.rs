@@ -10,15 +10,18 @@ use std::{
 use abi_stable::library::{LibraryError, RootModule as _, lib_header_from_path};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use scaler_types::{
-    PluginContext,
-    v1::{self, CreateRequest, ModuleRef, RESOURCE_SCALER},
+    MetricSourceContext, PluginContext,
+    v1::{self, BoxScaler, CreateRequest, METRIC_SOURCE, ModuleRef, RESOURCE_SCALER},
 };
+use serde::Serialize;
 use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
-    CallError, LoadError, RunningPlugin,
-    instance::{ANSWER_WITHIN, Instance, answer},
+    ANSWER_WITHIN, CallError, Interface, LoadError, RunningMetricSource, RunningPlugin,
+    instance::Instance,
     log,
+    metric_source::MetricSourceInstance,
+    object::{Object, answer},
 };
 
 /// A loaded library. Never unloaded. Cheap to clone.
@@ -28,7 +31,9 @@ pub struct Plugin(Arc<Loaded>);
 struct Loaded {
     kind: String,
     path: PathBuf,
-    interface: String,
+    interface: Interface,
+    /// Of the types that cross.
+    version: String,
     module: ModuleRef,
     /// Held while the library makes an instance: one that hangs keeps one thread, however often it is tried again.
     creating: Arc<Mutex<()>>,
@@ -37,8 +42,8 @@ struct Loaded {
 // === impl Plugin ===
 
 impl Plugin {
-    /// Loads one library that was [inspected](crate::inspect). Runs its initialisers.
-    pub(crate) fn load(path: &Path) -> Result<Self, LoadError> {
+    /// Loads one library, which has this interface as it was [inspected](crate::inspect). Runs its initialisers.
+    pub(crate) fn load(path: &Path, interface: Interface) -> Result<Self, LoadError> {
         // SAFETY: loading runs the library's initialisers. It declares itself a plugin, and its writers are trusted with
         // the daemon (see the crate's documentation).
         // RTLD_NOW turns a missing symbol into this error: bound lazily it would end the process at its first call.
@@ -50,7 +55,7 @@ impl Plugin {
         std::mem::forget(library);
         // Not `ModuleRef::load_from_file`: that answers the first library's module for every later path.
         let header = lib_header_from_path(path).map_err(refused)?;
-        let interface = header.version_strings().to_string();
+        let version = header.version_strings().to_string();
         let module = header.init_root_module::<ModuleRef>().map_err(refused)?;
         let kind = module.kind().as_str();
         if !v1::valid_kind(kind) {
@@ -60,12 +65,13 @@ impl Plugin {
             kind: kind.to_owned(),
             path: path.to_owned(),
             interface,
+            version,
             module,
             creating: Arc::default(),
         })))
     }
 
-    /// The kind of resource it scales.
+    /// The kind of resource it scales, or the metric source's name.
     pub fn kind(&self) -> &str {
         &self.0.kind
     }
@@ -75,23 +81,49 @@ impl Plugin {
         &self.0.path
     }
 
-    /// The version of the plugin interface it was built with.
-    pub fn interface(&self) -> &str {
-        &self.0.interface
+    /// What it implements.
+    pub fn interface(&self) -> Interface {
+        self.0.interface
     }
 
-    /// Starts an instance for one namespace file. Tells it its own kind and folder, whatever `context` has there.
+    /// The version of the plugin interface it was built with.
+    pub fn interface_version(&self) -> &str {
+        &self.0.version
+    }
+
+    /// Starts an instance of a resource-scaler for one namespace file. Tells it its own kind and folder, whatever `context` has
+    /// there.
     ///
     /// # Errors
     ///
-    /// It refused its configuration, panicked over it, or gave no answer within [`ANSWER_WITHIN`].
+    /// It refused its configuration, panicked over it, gave no answer within [`ANSWER_WITHIN`], or is a metric source.
     pub async fn start(&self, context: PluginContext) -> Result<Arc<dyn RunningPlugin>, CallError> {
         let context = PluginContext {
             kind: self.0.kind.clone(),
             plugin_dir: self.0.path.parent().map(Path::to_owned).unwrap_or_default(),
             ..context
         };
-        let request = CreateRequest { interface: RESOURCE_SCALER.to_owned(), context: &context };
+        let scaler = self.create(RESOURCE_SCALER, &context).await?;
+        Ok(Arc::new(Instance::new(Object { kind: context.kind, namespace: context.namespace, scaler })))
+    }
+
+    /// Starts an instance of a metric source for one namespace file. Tells it its own kind, whatever `context` has there.
+    ///
+    /// # Errors
+    ///
+    /// It refused its configuration, panicked over it, gave no answer within [`ANSWER_WITHIN`], or is a resource-scaler.
+    pub async fn start_metric_source(
+        &self,
+        context: MetricSourceContext,
+    ) -> Result<Arc<dyn RunningMetricSource>, CallError> {
+        let context = MetricSourceContext { kind: self.0.kind.clone(), ..context };
+        let scaler = self.create(METRIC_SOURCE, &context).await?;
+        let object = Object { kind: context.kind, namespace: context.namespace, scaler };
+        Ok(Arc::new(MetricSourceInstance::start(object).await?))
+    }
+
+    async fn create(&self, interface: &str, context: &impl Serialize) -> Result<BoxScaler, CallError> {
+        let request = CreateRequest { interface: interface.to_owned(), context };
         let json = serde_json::to_vec(&request)
             .map_err(|error| CallError::Plugin(format!("its context cannot be handed over: {error}")))?;
         let module = self.0.module;
@@ -108,8 +140,7 @@ impl Plugin {
             .map_err(|error| CallError::Plugin(format!("it could not be started: {error}")))
         };
         let call = timeout(ANSWER_WITHIN, create).await.map_err(|_| CallError::TimedOut(ANSWER_WITHIN))??;
-        let scaler = answer(ANSWER_WITHIN, call).await?;
-        Ok(Arc::new(Instance::new(context.kind, context.namespace, scaler)))
+        Ok(answer(ANSWER_WITHIN, call).await?)
     }
 }
 

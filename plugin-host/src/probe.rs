@@ -13,7 +13,7 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal},
 };
 
-use crate::{LoadError, Plugin};
+use crate::{Interface, LoadError, Plugin};
 
 /// Tells a process which library it is to try out.
 const LIBRARY: &str = "SCALER_PROBE_PLUGIN";
@@ -36,8 +36,8 @@ pub fn answer_probe() {
     };
     // The parent that waits for this process may be killed.
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
-    // A rejection is reported by the process that loads it for good.
-    drop(Plugin::load(Path::new(&library)));
+    // A rejection is reported by the process that loads it for good; here its interface does not matter.
+    drop(Plugin::load(Path::new(&library), Interface::ResourceScaler));
     crate::exit(LOADED)
 }
 

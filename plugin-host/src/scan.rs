@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{LoadError, Plugin, RejectedPlugin, inspect::inspect, probe::ProbeProcess};
+use crate::{Interface, LoadError, Plugin, RejectedPlugin, inspect::inspect, probe::ProbeProcess};
 
 /// How long the libraries of a folder may take to be loaded, by default: enough for a slow disk.
 pub const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -20,7 +20,7 @@ pub struct Scan {
     pub rejected: Vec<RejectedPlugin>,
 }
 
-/// Loads every `*.so` of `dir`, in name order. A file that cannot be loaded is reported, and never keeps another from
+/// Loads every `*.so` of `dir`, in name order, each of which has to be of this interface. A file that cannot be loaded is reported, and never keeps another from
 /// being loaded; of two files with one kind the first has it. `before` is called with each file that is about to be loaded.
 /// `timeout`: how long all of them may take in the processes that try them out; see [`answer_probe`](crate::answer_probe).
 ///
@@ -29,7 +29,12 @@ pub struct Scan {
 /// # Errors
 ///
 /// The folder itself cannot be read.
-pub fn load_dir(dir: &Path, timeout: Duration, before: impl Fn(&Path)) -> io::Result<Scan> {
+pub fn load_dir(
+    dir: &Path,
+    interface: Interface,
+    timeout: Duration,
+    before: impl Fn(&Path),
+) -> io::Result<Scan> {
     // Absolute, so that the loader never looks for a name without a slash in the system's folders.
     let dir = std::path::absolute(dir)?;
     let named = |error: io::Error| {
@@ -47,7 +52,10 @@ pub fn load_dir(dir: &Path, timeout: Duration, before: impl Fn(&Path)) -> io::Re
     paths.sort();
     let deadline = Instant::now().checked_add(timeout);
     let probed = paths.into_iter().map(|path| {
-        let probe = inspect(&path).and_then(|()| {
+        let probe = inspect(&path).and_then(|found| {
+            if found != interface {
+                return Err(found.misplaced(&dir));
+            }
             before(&path);
             ProbeProcess::start(&path)
         });
@@ -57,7 +65,9 @@ pub fn load_dir(dir: &Path, timeout: Duration, before: impl Fn(&Path)) -> io::Re
     let probed: Vec<_> = probed.collect();
     let mut scan = Scan::default();
     for (path, probe) in probed {
-        let loaded = probe.and_then(|probe| probe.wait(timeout, deadline)).and_then(|()| Plugin::load(&path));
+        let loaded = probe
+            .and_then(|probe| probe.wait(timeout, deadline))
+            .and_then(|()| Plugin::load(&path, interface));
         match loaded {
             Ok(plugin) => match scan.plugins.iter().find(|other| other.kind() == plugin.kind()) {
                 Some(other) => {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use common::{built, context, misbehaving};
-use plugin_host::{CallError, LOAD_TIMEOUT, load_dir};
+use plugin_host::{CallError, Interface, LOAD_TIMEOUT, load_dir};
 
 /// Makes a library of C source.
 fn compile(source: &str, library: &Path) {
@@ -80,7 +80,7 @@ fn each_bad_file_is_reported_in_one_line_and_the_good_one_is_loaded() {
     fs::write(at("notes.txt"), "").unwrap();
     fs::write(at(".so"), "").unwrap();
 
-    let scan = load_dir(dir.path(), LOAD_TIMEOUT, |_| {}).unwrap();
+    let scan = load_dir(dir.path(), Interface::ResourceScaler, LOAD_TIMEOUT, |_| {}).unwrap();
 
     let loaded: Vec<_> =
         scan.plugins.iter().map(|plugin| (plugin.kind(), plugin.path().to_owned())).collect();
@@ -88,7 +88,7 @@ fn each_bad_file_is_reported_in_one_line_and_the_good_one_is_loaded() {
     let lines: Vec<String> = scan.rejected.iter().map(ToString::to_string).collect();
     let expected = [
         ("anybody.so", "everybody may write it (mode 0646); run chmod o-w on it"),
-        ("c.so", "a library, but no resource-scaler"),
+        ("c.so", "a library, but no plugin"),
         ("constructor.so", "it failed while it was loaded"),
         ("dangling.so", "a link to a file that does not exist"),
         ("empty.so", "not an ELF library, or cut short"),
@@ -121,7 +121,7 @@ fn each_bad_file_is_reported_in_one_line_and_the_good_one_is_loaded() {
 fn a_folder_without_plugins_has_none() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("README"), "plugins go here").unwrap();
-    let scan = load_dir(dir.path(), LOAD_TIMEOUT, |_| {}).unwrap();
+    let scan = load_dir(dir.path(), Interface::ResourceScaler, LOAD_TIMEOUT, |_| {}).unwrap();
     assert!(scan.plugins.is_empty() && scan.rejected.is_empty());
 }
 
@@ -129,7 +129,7 @@ fn a_folder_without_plugins_has_none() {
 fn a_missing_folder_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("plugins");
-    let error = load_dir(&missing, LOAD_TIMEOUT, |_| {}).unwrap_err().to_string();
+    let error = load_dir(&missing, Interface::ResourceScaler, LOAD_TIMEOUT, |_| {}).unwrap_err().to_string();
     assert!(error.starts_with(&missing.display().to_string()), "{error}");
 }
 

@@ -127,24 +127,30 @@ impl PluginContext {
     ///
     /// The configuration does not fit `T`: the message names the file's line and what was expected.
     pub fn section<T: DeserializeOwned>(&self) -> crate::Result<Option<T>> {
-        if self.namespace_file_text.is_empty() {
-            return Ok(None);
-        }
-        serde_yaml::with_deserializer_from_str_with_options(
-            &self.namespace_file_text,
-            yaml::options(),
-            |deserializer| {
-                Section { kind: &self.kind, depth: Depth::File, value: PhantomData::<T> }
-                    .deserialize(deserializer)
-            },
-        )
-        .map_err(|error| anyhow::anyhow!(yaml::explain(&self.namespace_file, &error)))
+        section(&self.namespace_file, &self.namespace_file_text, "plugins", &self.kind)
     }
 }
 
-/// Picks `plugins.<kind>` out of a namespace file and skips the rest, so that an error in it carries the file's own line.
+/// The configuration of the plugin of this kind in a namespace file's `text`: `<key>.<kind>`.
+pub(crate) fn section<T: DeserializeOwned>(
+    file: &str,
+    text: &str,
+    key: &'static str,
+    kind: &str,
+) -> crate::Result<Option<T>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    serde_yaml::with_deserializer_from_str_with_options(text, yaml::options(), |deserializer| {
+        Section { key, kind, depth: Depth::File, value: PhantomData::<T> }.deserialize(deserializer)
+    })
+    .map_err(|error| anyhow::anyhow!(yaml::explain(file, &error)))
+}
+
+/// Picks `<key>.<kind>` out of a namespace file and skips the rest, so that an error in it carries the file's own line.
 #[derive(Clone, Copy)]
 struct Section<'a, T> {
+    key: &'static str,
     kind: &'a str,
     depth: Depth,
     value: PhantomData<T>,
@@ -153,7 +159,7 @@ struct Section<'a, T> {
 #[derive(Clone, Copy)]
 enum Depth {
     File,
-    Plugins,
+    Kinds,
 }
 
 /// A value that is there, which ends the reading: as an error.
@@ -179,7 +185,7 @@ impl<'de, T: DeserializeOwned> Visitor<'de> for Section<'_, T> {
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.depth {
             Depth::File => "a namespace file (a map with the key namespace)",
-            Depth::Plugins => "a map from plugin kinds to their configuration",
+            Depth::Kinds => "a map from plugin kinds to their configuration",
         })
     }
 
@@ -191,10 +197,10 @@ impl<'de, T: DeserializeOwned> Visitor<'de> for Section<'_, T> {
         let mut found = None;
         while let Some(key) = map.next_key::<String>()? {
             match self.depth {
-                Depth::File if key == "plugins" => {
-                    found = map.next_value_seed(Section { depth: Depth::Plugins, ..self })?;
+                Depth::File if key == self.key => {
+                    found = map.next_value_seed(Section { depth: Depth::Kinds, ..self })?;
                 }
-                Depth::Plugins if key == self.kind => found = Some(map.next_value()?),
+                Depth::Kinds if key == self.kind => found = Some(map.next_value()?),
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }

@@ -1,10 +1,10 @@
 //! The trait that the author of a metric source implements.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{Result, duration};
+use crate::{Result, context, duration};
 
 /// Reads how much work waits in queues of some kinds of broker.
 ///
@@ -85,7 +85,20 @@ pub struct MetricSourceContext {
     pub namespace_file: String,
     /// The namespace file's whole text; empty without a file.
     #[serde(default)]
-    pub namespace_file_text: String,
+    pub namespace_file_text: Arc<str>,
+}
+
+// === impl MetricSourceContext ===
+
+impl MetricSourceContext {
+    /// The source's own configuration in the namespace file, `metricSources.<kind>`; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// The configuration does not fit `T`: the message names the file's line and what was expected.
+    pub fn section<T: DeserializeOwned>(&self) -> Result<Option<T>> {
+        context::section(&self.namespace_file, &self.namespace_file_text, "metricSources", &self.kind)
+    }
 }
 
 /// What one queue holds. A value that the broker does not tell is none.
@@ -124,4 +137,34 @@ pub enum QueueError {
     /// The broker did not answer, or not in a way that can be read. It is asked again, with a growing pause.
     #[error("{0}")]
     Unavailable(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct Section {
+        allowed_hosts: Vec<String>,
+    }
+
+    #[test]
+    fn a_metric_source_gets_its_own_section_and_its_errors_carry_the_files_line() {
+        let section = |text: &str| {
+            let context = MetricSourceContext {
+                kind: "queues".to_owned(),
+                namespace_file: "demo.yaml".to_owned(),
+                namespace_file_text: text.into(),
+                ..MetricSourceContext::default()
+            };
+            context.section::<Section>().map_err(|error| error.to_string())
+        };
+        let text = "namespace: demo\nplugins:\n  queues: 1\nmetricSources:\n  other: 2\n  queues: {allowedHosts: [redis]}\n";
+        assert_eq!(section(text), Ok(Some(Section { allowed_hosts: vec!["redis".to_owned()] })));
+        assert_eq!(section("namespace: demo\nplugins:\n  queues: 1\n"), Ok(None));
+        assert_eq!(section(""), Ok(None));
+        let expected = "demo.yaml:6:12: unknown key \"allowedHost\", expected allowedHosts";
+        assert_eq!(section(&text.replace("allowedHosts", "allowedHost")), Err(expected.to_owned()));
+    }
 }

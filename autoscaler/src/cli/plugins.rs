@@ -10,8 +10,8 @@ use super::{
     plugins_folder,
 };
 
-/// Loads every `*.so` of the plugins' folder and prints its kind and the version of the plugin interface it was built for,
-/// or why it was rejected
+/// Loads every `*.so` of the plugins' folder and of `metric-sources` in it, and prints what it is, its kind, and the version of the
+/// plugin interface it was built for, or why it was rejected
 ///
 /// Exit status 78 if any is rejected, or there is none.
 #[derive(clap::Args, Clone, Debug)]
@@ -30,6 +30,8 @@ pub(crate) struct PluginsCommand {
 struct PluginStatus {
     file: String,
     kind: Option<String>,
+    /// `resource-scaler` or `metric source`.
+    implements: Option<&'static str>,
     interface: Option<String>,
     refused: Option<String>,
 }
@@ -43,12 +45,14 @@ impl PluginsCommand {
         let loaded = scan.plugins.iter().map(|plugin| PluginStatus {
             file: plugin.path().display().to_string(),
             kind: Some(plugin.kind().to_owned()),
-            interface: Some(plugin.interface().to_owned()),
+            implements: Some(plugin.interface().name()),
+            interface: Some(plugin.interface_version().to_owned()),
             refused: None,
         });
         let refused = scan.rejected.iter().map(|rejected| PluginStatus {
             file: rejected.path.display().to_string(),
             kind: None,
+            implements: None,
             interface: None,
             refused: Some(rejected.error.to_string()),
         });
@@ -70,12 +74,13 @@ impl PluginsCommand {
 
 impl PluginStatus {
     fn row(&self) -> Vec<String> {
-        match (&self.kind, &self.interface, &self.refused) {
-            (Some(kind), Some(interface), _) => {
-                vec![self.file.clone(), kind.clone(), format!("plugin interface {interface}")]
+        match (&self.kind, self.implements, &self.interface) {
+            (Some(kind), Some(implements), Some(interface)) => {
+                let interface = format!("{implements}, plugin interface {interface}");
+                vec![self.file.clone(), kind.clone(), interface]
             }
-            (_, _, refused) => {
-                let why = refused.clone().unwrap_or_default();
+            _ => {
+                let why = self.refused.clone().unwrap_or_default();
                 vec![
                     self.file.clone(),
                     "REJECTED".to_owned(),

@@ -6,9 +6,9 @@ use std::{
 };
 
 use daemon::exit::Misconfigured;
-use plugin_host::{LOAD_TIMEOUT, Plugin, RejectedPlugin};
+use plugin_host::{Interface, LOAD_TIMEOUT, METRIC_SOURCES_FOLDER, Plugin, RejectedPlugin, Scan};
 
-/// The plugins of a folder.
+/// The plugins of a folder, the metric sources in it included.
 pub(super) struct PluginsFolder {
     pub(super) folder: PathBuf,
     pub(super) plugins: Vec<Plugin>,
@@ -37,11 +37,21 @@ pub(super) fn find(wanted: Option<&Path>) -> PathBuf {
 /// A [`Misconfigured`]: the folder cannot be read.
 pub(super) fn load(wanted: Option<&Path>) -> Result<PluginsFolder, Misconfigured> {
     let folder = find(wanted);
-    let scan = plugin_host::load_dir(&folder, LOAD_TIMEOUT, |_| {}).map_err(|error| {
-        let hint = if wanted.is_none() { "; name the folder of the plugins with --plugins-dir" } else { "" };
-        Misconfigured(format!("--plugins-dir {}: {error}{hint}", folder.display()))
-    })?;
-    Ok(PluginsFolder { folder, plugins: scan.plugins, rejected: scan.rejected })
+    let load = |folder: &Path, interface| {
+        plugin_host::load_dir(folder, interface, LOAD_TIMEOUT, |_| {}).map_err(|error| {
+            let hint =
+                if wanted.is_none() { "; name the folder of the plugins with --plugins-dir" } else { "" };
+            Misconfigured(format!("--plugins-dir {}: {error}{hint}", folder.display()))
+        })
+    };
+    let Scan { mut plugins, mut rejected } = load(&folder, Interface::ResourceScaler)?;
+    let sources = folder.join(METRIC_SOURCES_FOLDER);
+    if sources.is_dir() {
+        let found = load(&sources, Interface::MetricSource)?;
+        plugins.extend(found.plugins);
+        rejected.extend(found.rejected);
+    }
+    Ok(PluginsFolder { folder, plugins, rejected })
 }
 
 fn has_plugins(folder: &Path) -> bool {

@@ -8,6 +8,7 @@ pub(crate) mod tree;
 
 use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
+use plugin_host::Interface;
 use scaler_types::{ScaleResource, yaml};
 use serde::Deserialize;
 use serde_yaml::Spanned;
@@ -30,7 +31,9 @@ pub struct NamespaceFile {
     /// What it sets.
     pub settings: SettingsLayer,
     /// The plugins' sections, by kind: where each begins and what it says.
-    pub(crate) sections: BTreeMap<String, Section>,
+    sections: BTreeMap<String, Section>,
+    /// Those of the metric sources.
+    metric_sources: BTreeMap<String, Section>,
 }
 
 /// Why a namespace file cannot be used. Each message is one line that names the file.
@@ -102,6 +105,8 @@ struct Root {
     #[serde(default, deserialize_with = "present")]
     dlx: Option<DlxOptions>,
     #[serde(default, deserialize_with = "present")]
+    metric_sources: Option<BTreeMap<String, Spanned<Fingerprint>>>,
+    #[serde(default, deserialize_with = "present")]
     plugins: Option<BTreeMap<String, Spanned<Fingerprint>>>,
 }
 
@@ -148,6 +153,7 @@ impl NamespaceFile {
             |field, expected, default, meaning| FileKey { section: "", field, expected, default, meaning };
         let namespace = "The namespace's name; `*` is all of them.";
         let plugin = "The configuration of the plugin of that kind, passed to it unchanged.";
+        let source = "The configuration of the metric source of that kind, passed to it unchanged. Only the autoscaler reads it.";
         [
             &[key("namespace", Namespace::EXPECTED, "required", namespace)],
             AutoscalerOptions::KEYS,
@@ -158,14 +164,26 @@ impl NamespaceFile {
             Metric::KEYS,
             DlxOptions::KEYS,
             StaticResponse::KEYS,
-            &[key("plugins.KIND", "a map", "none", plugin)],
+            &[
+                key("metricSources.KIND", "a map", "none", source),
+                key("plugins.KIND", "a map", "none", plugin),
+            ],
         ]
         .concat()
     }
 
     /// A namespace of which no file says anything.
     pub(crate) fn implicit(namespace: String) -> Self {
-        Self { namespace, settings: SettingsLayer::default(), sections: BTreeMap::new() }
+        let (settings, sections, metric_sources) = Default::default();
+        Self { namespace, settings, sections, metric_sources }
+    }
+
+    /// The sections of the plugins of this interface, by kind.
+    pub(crate) fn sections_of(&self, interface: Interface) -> &BTreeMap<String, Section> {
+        match interface {
+            Interface::ResourceScaler => &self.sections,
+            Interface::MetricSource => &self.metric_sources,
+        }
     }
 }
 
@@ -236,6 +254,7 @@ impl Root {
             namespace: self.namespace.0,
             settings,
             sections: self.plugins.unwrap_or_default().into_iter().map(section).collect(),
+            metric_sources: self.metric_sources.unwrap_or_default().into_iter().map(section).collect(),
         })
     }
 }

@@ -1,7 +1,9 @@
 use std::time::Duration;
 
-use super::*;
+use plugin_host::Interface;
 use scaler_types::ScaleResource;
+
+use super::*;
 
 use crate::settings::{
     Absent, ForwardedHeaders, MetricQuery, MultiTargetStrategy, ObjectKind, Prometheus, StaticResponseWhen,
@@ -75,7 +77,7 @@ fn every_key_is_read() {
     };
     assert_eq!(file.settings, expected);
     assert_eq!(file.namespace, "demo");
-    assert_eq!(file.sections.keys().collect::<Vec<_>>(), ["process"]);
+    assert_eq!(file.sections_of(Interface::ResourceScaler).keys().collect::<Vec<_>>(), ["process"]);
 }
 
 #[test]
@@ -213,7 +215,7 @@ fn the_namespace_is_enough() {
 fn a_section_says_the_same_wherever_it_stands() {
     let says = |section: &str| {
         let file = parse(&format!("namespace: demo\nplugins:\n  a:{section}\n")).unwrap();
-        file.sections["a"].says
+        file.sections_of(Interface::ResourceScaler)["a"].says
     };
     let base = says(" {b: [1, x], c: {d: true, e: ~}}");
     assert_eq!(base, says("\n    # why\n    b:\n    - 1\n    - \"x\"\n    c:\n      d: true\n      e:"));

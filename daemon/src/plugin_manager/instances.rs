@@ -7,8 +7,11 @@ use std::{
     time::Duration,
 };
 
-use plugin_host::{CallError, Plugin, RunningPlugin};
-use scaler_types::{Coordination, PluginContext, ResourceScalerConfig, Role, ServicePorts, backoff::Backoff};
+use plugin_host::{CallError, Interface, Plugin, RunningMetricSource, RunningPlugin};
+use scaler_types::{
+    Coordination, MetricSourceContext, PluginContext, ResourceScalerConfig, Role, ServicePorts,
+    backoff::Backoff,
+};
 use tokio::{
     sync::watch,
     task::{JoinError, JoinSet},
@@ -18,11 +21,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Plugins, Served,
+    metric_sources::{Senders, Sources},
     view::{self, FileView, View},
 };
 use crate::{
     files::{Contents, Files, FolderWatch},
-    namespace_file::Fingerprint,
+    namespace_file::{Fingerprint, Section},
     settings::{MetricsSource, Settings, SettingsLayer},
 };
 
@@ -44,7 +48,7 @@ pub(super) struct InstanceManager {
     fixed: Fixed,
     files: Files,
     watch: Option<FolderWatch>,
-    /// By namespace and kind: a file may be renamed.
+    /// By namespace, interface and kind: a file may be renamed.
     running: BTreeMap<Key, Running>,
     /// Sections that their plugins did not take.
     refused: BTreeMap<Key, Refused>,
@@ -55,25 +59,38 @@ pub(super) struct InstanceManager {
     /// The parameters they are started with.
     pending: BTreeMap<Key, Says>,
     /// No longer needed, to be stopped when everybody could see that.
-    over: Vec<Arc<dyn RunningPlugin>>,
+    over: Vec<RunningInstance>,
     served: watch::Sender<Arc<[Served]>>,
+    metric_sources: Senders,
     view: Arc<Mutex<View>>,
 }
 
-type Key = (String, String);
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    namespace: String,
+    interface: Interface,
+    kind: String,
+}
 
 /// The parameters of an instance; if they differ, it is another instance.
 #[derive(Clone, PartialEq)]
 struct Says {
     /// Its section of the file.
     section: Option<Fingerprint>,
-    /// Where the metrics of all files come from.
+    /// Where the metrics of all files come from; empty for a metric source.
     metrics_urls: Arc<[String]>,
+}
+
+/// A plugin that runs for one file.
+#[derive(Clone)]
+enum RunningInstance {
+    ResourceScaler(Arc<dyn RunningPlugin>),
+    MetricSource(Arc<dyn RunningMetricSource>),
 }
 
 /// An instance, and what it was started with.
 struct Running {
-    instance: Arc<dyn RunningPlugin>,
+    instance: RunningInstance,
     says: Says,
     defaults: ResourceScalerConfig,
     settings: Arc<Settings>,
@@ -84,7 +101,7 @@ struct Started {
     key: Key,
     says: Says,
     contents: Arc<Contents>,
-    result: Result<(Arc<dyn RunningPlugin>, ResourceScalerConfig), StartError>,
+    result: Result<(RunningInstance, ResourceScalerConfig), StartError>,
 }
 
 /// Why an instance did not start. Each message is one line.
@@ -95,8 +112,8 @@ enum StartError {
     /// An error in its section, which names the place itself.
     #[error(transparent)]
     InSection(CallError),
-    #[error("{place}: plugin {kind}: {error}")]
-    Plugin { place: String, kind: String, error: CallError },
+    #[error("{place}: {plugin}: {error}")]
+    Plugin { place: String, plugin: String, error: CallError },
 }
 
 /// A section that its plugin did not take.
@@ -125,6 +142,7 @@ impl InstanceManager {
             pending: BTreeMap::new(),
             over: Vec::new(),
             served: watch::Sender::default(),
+            metric_sources: Senders::default(),
             view: Arc::default(),
         }
     }
@@ -215,7 +233,7 @@ impl InstanceManager {
     pub(super) async fn started_within(&mut self, limit: Duration) {
         if timeout(limit, self.started()).await.is_err() {
             let waiting: Vec<_> =
-                self.pending.keys().map(|(namespace, kind)| format!("{kind} in {namespace}")).collect();
+                self.pending.keys().map(|key| format!("{} in {}", key.kind, key.namespace)).collect();
             tracing::warn!(
                 plugins = waiting.join(", "),
                 "timed out waiting for plugins to start; continuing with those that have"
@@ -233,14 +251,17 @@ impl InstanceManager {
     /// Publishes what is running now, with the settings of now.
     fn apply(&mut self) {
         let (mut served, mut views, mut wanted) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let mut namespaces = BTreeSet::new();
         let urls = self.metrics_urls();
         for entry in self.files.entries() {
-            let mut file = FileView::new(entry, &self.fixed.plugins.loaded);
+            let mut file = FileView::new(entry, &self.fixed.plugins);
+            let (mut scalers, mut sources) = (Vec::new(), Sources::default());
             for (plugin, contents) in with_each(&self.fixed.plugins.loaded, entry.good.as_ref()) {
                 let key = key(plugin, contents);
+                let refused = self.refused.get(&key).map(|refused| refused.error.to_string());
                 // An error of the file as it is now stands above one of what it was.
-                if let (Some(refused), None) = (self.refused.get(&key), &entry.error) {
-                    file.errors.push(refused.error.to_string());
+                if let (Some(refused), None) = (&refused, &entry.error) {
+                    file.errors.push(refused.clone());
                 }
                 if let Some(running) = self.running.get_mut(&key) {
                     file.warnings.extend(running.defaults.warnings.iter().cloned());
@@ -248,22 +269,39 @@ impl InstanceManager {
                     if running.says == says(plugin, contents, &urls) {
                         running.resettle(contents, &self.fixed.flags);
                     }
-                    served.push(Served {
-                        instance: running.instance.clone(),
-                        namespace: key.0.clone(),
-                        settings: Arc::clone(&running.settings),
-                    });
+                    match &running.instance {
+                        RunningInstance::ResourceScaler(instance) => {
+                            scalers.push((instance.clone(), Arc::clone(&running.settings)));
+                        }
+                        RunningInstance::MetricSource(source) => sources.running.push(source.clone()),
+                    }
+                } else if plugin.interface() == Interface::MetricSource {
+                    let why = refused.unwrap_or_else(|| format!("{} has not started yet", described(plugin)));
+                    sources.not_running.push(why);
                 }
                 wanted.insert(key);
             }
+            if let Some(contents) = &entry.good {
+                let namespace = &contents.says.namespace;
+                file.warnings.extend(sources.claimed_twice(&entry.path));
+                namespaces.insert(namespace.clone());
+                let metric_sources = self.metric_sources.replace(namespace, sources);
+                served.extend(scalers.into_iter().map(|(instance, settings)| Served {
+                    instance,
+                    namespace: namespace.clone(),
+                    settings,
+                    metric_sources: metric_sources.clone(),
+                }));
+            }
             views.push(file);
         }
+        self.metric_sources.retain(|namespace| namespaces.contains(namespace));
         let gone = self.running.extract_if(.., |key, _| !wanted.contains(key));
         self.over.extend(gone.map(|(_, running)| running.instance));
         let served: Arc<[Served]> = served.into();
         // One that is tried again is among the errors.
         let starting = self.pending.keys().filter(|key| !self.refused.contains_key(*key));
-        let starting = starting.map(|(namespace, kind)| format!("plugin {kind} in namespace {namespace}"));
+        let starting = starting.map(|key| format!("{} in namespace {}", key.described(), key.namespace));
         view::lock(&self.view).replace(views, &served, starting.collect());
         self.served.send_if_modified(|now| {
             let same = now.len() == served.len()
@@ -345,8 +383,8 @@ impl InstanceManager {
             Ok((instance, _)) if !wanted => self.over.push(instance),
             Ok((instance, defaults)) => {
                 tracing::info!(
-                    namespace = key.0,
-                    kind = key.1,
+                    namespace = key.namespace,
+                    kind = key.kind,
                     file = contents.name,
                     "started plugin instance"
                 );
@@ -399,6 +437,25 @@ impl Fixed {
     }
 }
 
+// === impl RunningInstance ===
+
+impl RunningInstance {
+    async fn stop(self) {
+        match self {
+            Self::ResourceScaler(instance) => instance.stop().await,
+            Self::MetricSource(source) => source.stop().await,
+        }
+    }
+}
+
+// === impl Key ===
+
+impl Key {
+    fn described(&self) -> String {
+        describe(self.interface, &self.kind)
+    }
+}
+
 // === impl Running ===
 
 impl Running {
@@ -420,12 +477,33 @@ fn with_each<'a>(
 }
 
 fn key(plugin: &Plugin, contents: &Contents) -> Key {
-    (contents.says.namespace.clone(), plugin.kind().to_owned())
+    let (interface, kind) = (plugin.interface(), plugin.kind().to_owned());
+    Key { namespace: contents.says.namespace.clone(), interface, kind }
+}
+
+/// The plugin for a message.
+fn described(plugin: &Plugin) -> String {
+    describe(plugin.interface(), plugin.kind())
+}
+
+fn describe(interface: Interface, kind: &str) -> String {
+    match interface {
+        Interface::ResourceScaler => format!("plugin {kind}"),
+        Interface::MetricSource => format!("metric source {kind}"),
+    }
+}
+
+/// Its configuration in the file.
+fn section<'a>(plugin: &Plugin, contents: &'a Contents) -> Option<&'a Section> {
+    contents.says.sections_of(plugin.interface()).get(plugin.kind())
 }
 
 fn says(plugin: &Plugin, contents: &Contents, metrics_urls: &Arc<[String]>) -> Says {
-    let section = contents.says.sections.get(plugin.kind()).map(|section| section.says);
-    Says { section, metrics_urls: Arc::clone(metrics_urls) }
+    let metrics_urls = match plugin.interface() {
+        Interface::ResourceScaler => Arc::clone(metrics_urls),
+        Interface::MetricSource => Arc::default(),
+    };
+    Says { section: section(plugin, contents).map(|section| section.says), metrics_urls }
 }
 
 /// An instance and the defaults it brings.
@@ -433,24 +511,30 @@ async fn start(
     plugin: &Plugin,
     contents: &Contents,
     context: PluginContext,
-) -> Result<(Arc<dyn RunningPlugin>, ResourceScalerConfig), StartError> {
-    let kind = plugin.kind();
-    let instance = plugin.start(context).await.map_err(|error| {
+) -> Result<(RunningInstance, ResourceScalerConfig), StartError> {
+    let why = |error: CallError| {
         if error == CallError::NotConfigured {
             return StartError::NotConfigured;
         }
-        let place = match contents.says.sections.get(kind) {
+        let place = match section(plugin, contents) {
             _ if !contents.name.is_empty() && error.to_string().starts_with(&contents.name) => {
                 return StartError::InSection(error);
             }
             Some(section) => format!("{}:{}", contents.name, section.line),
             None => format!("namespace {}", contents.says.namespace),
         };
-        StartError::Plugin { place, kind: kind.to_owned(), error }
-    })?;
+        StartError::Plugin { place, plugin: described(plugin), error }
+    };
+    if plugin.interface() == Interface::MetricSource {
+        let PluginContext { namespace, kind, namespace_file, namespace_file_text, .. } = context;
+        let context = MetricSourceContext { namespace, kind, namespace_file, namespace_file_text };
+        let source = plugin.start_metric_source(context).await.map_err(why)?;
+        return Ok((RunningInstance::MetricSource(source), ResourceScalerConfig::default()));
+    }
+    let instance = plugin.start(context).await.map_err(why)?;
     let defaults = instance.get_config().await.unwrap_or_else(|error| {
-        tracing::warn!(kind, namespace = instance.namespace(), %error, "cannot read the plugin's defaults: continuing without them");
+        tracing::warn!(kind = plugin.kind(), namespace = instance.namespace(), %error, "cannot read the plugin's defaults: continuing without them");
         None
     });
-    Ok((instance, defaults.unwrap_or_default()))
+    Ok((RunningInstance::ResourceScaler(instance), defaults.unwrap_or_default()))
 }

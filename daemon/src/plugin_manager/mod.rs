@@ -2,9 +2,11 @@
 
 mod check;
 mod instances;
+mod metric_sources;
 mod view;
 
 use std::{
+    collections::BTreeMap,
     env, fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -12,7 +14,7 @@ use std::{
 };
 
 use anyhow::Context;
-use plugin_host::{Plugin, RejectedPlugin, RunningPlugin};
+use plugin_host::{Interface, METRIC_SOURCES_FOLDER, Plugin, RejectedPlugin, RunningPlugin, Scan};
 use scaler_types::Role;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +29,7 @@ use crate::{
 };
 pub use check::{CheckContext, Checked, check};
 use instances::InstanceManager;
+pub use metric_sources::MetricSources;
 use view::View;
 
 /// One plugin running for one namespace file.
@@ -38,6 +41,8 @@ pub struct Served {
     pub namespace: String,
     /// The settings of its resources. Another `Arc` when the file changed, with the instance unchanged.
     pub settings: Arc<Settings>,
+    /// The metric sources of its namespace file; in a DLX none.
+    pub metric_sources: MetricSources,
 }
 
 /// How long a daemon's start waits for its plugins' starts. One that takes longer runs when it does: it must not
@@ -51,17 +56,19 @@ pub struct PluginManager {
     view: Arc<Mutex<View>>,
 }
 
-/// The result of loading the plugins' folder.
+/// The result of loading the plugins' folder, and that of the metric sources.
 struct Plugins {
     loaded: Vec<Plugin>,
     rejected: Vec<RejectedPlugin>,
+    /// The daemon loads metric sources, if there are any.
+    has_metric_sources: bool,
 }
 
 // === impl PluginManager ===
 
 impl PluginManager {
-    /// Loads the plugins, reads the files, starts an instance of each plugin for each file, and follows the files from then on
-    /// (a task, until `draining`).
+    /// Loads the plugins (an autoscaler the metric sources, too), reads the files, starts an instance of each plugin for each file,
+    /// and follows the files from then on (a task, until `draining`).
     ///
     /// # Errors
     ///
@@ -73,14 +80,16 @@ impl PluginManager {
         role: Role,
         draining: CancellationToken,
     ) -> anyhow::Result<Self> {
-        let (plugin_manager, errors) = Self::begin(flags, settings, role, draining, flags.strict).await?;
+        let plugins = load(flags, role == Role::Autoscaler).await?;
+        let (plugin_manager, errors) =
+            Self::begin(plugins, flags, settings, role, draining, flags.strict).await?;
         if flags.strict && !errors.is_empty() {
             return Err(Misconfigured(errors.join("; ")).into());
         }
         Ok(plugin_manager)
     }
 
-    /// The same for who needs all of it: every plugin has started, or it is returned why not.
+    /// The same for who needs all resource-scalers: every one has started, or it is returned why not. No metric source is loaded.
     ///
     /// # Errors
     ///
@@ -91,19 +100,22 @@ impl PluginManager {
         role: Role,
         draining: CancellationToken,
     ) -> anyhow::Result<(Self, Vec<String>)> {
-        let (plugin_manager, mut errors) = Self::begin(flags, settings, role, draining, true).await?;
+        let plugins = load(flags, false).await?;
+        let (plugin_manager, mut errors) =
+            Self::begin(plugins, flags, settings, role, draining, true).await?;
         errors.extend(plugin_manager.rejected().iter().map(ToString::to_string));
         Ok((plugin_manager, errors))
     }
 
     async fn begin(
+        plugins: Plugins,
         flags: &CommonFlags,
         settings: SettingsLayer,
         role: Role,
         draining: CancellationToken,
         whole: bool,
     ) -> anyhow::Result<(Self, Vec<String>)> {
-        let plugins = Arc::new(load(flags).await?);
+        let plugins = Arc::new(plugins);
         let state_dir = std::path::absolute(&flags.state_dir)
             .with_context(|| format!("--state-dir {}", flags.state_dir.display()))?;
         let files = match flags.config.is_empty() {
@@ -142,7 +154,9 @@ impl PluginManager {
             let why = if !errors.is_empty() {
                 errors.join("; ")
             } else if view::lock(&view).has_files() {
-                let sections = plugins.loaded.iter().map(|plugin| format!("plugins.{}", plugin.kind()));
+                let sections = plugins
+                    .select(Interface::ResourceScaler)
+                    .map(|plugin| format!("plugins.{}", plugin.kind()));
                 format!(
                     "no namespace file configures any of the plugins, expected one of {}",
                     sections.collect::<Vec<_>>().join(", ")
@@ -169,39 +183,77 @@ impl PluginManager {
     /// Stops every instance: the daemon ends. Resources keep their scale.
     pub async fn stop(&self) {
         let mut stopping = JoinSet::new();
-        for served in self.served.borrow().iter().cloned() {
+        let served = self.served.borrow().clone();
+        let sources = served.iter().map(|served| (&served.namespace, &served.metric_sources));
+        for source in sources.collect::<BTreeMap<_, _>>().into_values().flat_map(MetricSources::running) {
+            stopping.spawn(async move { source.stop().await });
+        }
+        for served in served.iter().cloned() {
             stopping.spawn(async move { served.instance.stop().await });
         }
         stopping.join_all().await;
     }
 }
 
-async fn load(flags: &CommonFlags) -> anyhow::Result<Plugins> {
+// === impl Plugins ===
+
+impl Plugins {
+    /// The loaded ones of this interface.
+    fn select(&self, interface: Interface) -> impl Iterator<Item = &Plugin> {
+        self.loaded.iter().filter(move |plugin| plugin.interface() == interface)
+    }
+}
+
+/// Loads the folder of the plugins, and that of the metric sources if there is one.
+async fn load(flags: &CommonFlags, metric_sources: bool) -> anyhow::Result<Plugins> {
     let folder = &flags.plugins_dir;
     let bad = |why: String| Misconfigured(format!("--plugins-dir {}: {why}", folder.display()));
-    let (path, timeout) = (folder.clone(), flags.plugin_load_timeout);
+    let mut scan = load_dir(folder.clone(), Interface::ResourceScaler, flags.plugin_load_timeout)
+        .await?
+        .map_err(|error| bad(error.to_string()))?;
+    let why = |scan: &Scan| scan.rejected.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    if scan.plugins.is_empty() {
+        let why = why(&scan);
+        let why = if why.is_empty() { "it holds no plugin (*.so)".to_owned() } else { why };
+        return Err(bad(format!("nothing was loaded: {why}")).into());
+    }
+    let sources = folder.join(METRIC_SOURCES_FOLDER);
+    if metric_sources && sources.is_dir() {
+        let found = load_dir(sources, Interface::MetricSource, flags.plugin_load_timeout)
+            .await?
+            .map_err(|error| bad(error.to_string()))?;
+        scan.plugins.extend(found.plugins);
+        scan.rejected.extend(found.rejected);
+    }
+    if flags.strict && !scan.rejected.is_empty() {
+        return Err(bad(format!("--strict: {}", why(&scan))).into());
+    }
+    Ok(Plugins { loaded: scan.plugins, rejected: scan.rejected, has_metric_sources: metric_sources })
+}
+
+/// Loads one folder, and logs the result.
+async fn load_dir(
+    folder: PathBuf,
+    interface: Interface,
+    timeout: Duration,
+) -> anyhow::Result<io::Result<Scan>> {
     let before = |file: &Path| {
         tracing::info!(file = %file.display(), "loading a plugin");
         // They may end the process: then this line says which.
         telemetry::flush();
     };
-    let scan = tokio::task::spawn_blocking(move || plugin_host::load_dir(&path, timeout, before)).await?;
-    let scan = scan.map_err(|error: io::Error| bad(error.to_string()))?;
-    for plugin in &scan.plugins {
-        tracing::info!(file = %plugin.path().display(), kind = plugin.kind(), "plugin loaded");
+    let load = move || plugin_host::load_dir(&folder, interface, timeout, before);
+    let scan = tokio::task::spawn_blocking(load).await?;
+    if let Ok(scan) = &scan {
+        for plugin in &scan.plugins {
+            let interface = interface.name();
+            tracing::info!(file = %plugin.path().display(), kind = plugin.kind(), interface, "plugin loaded");
+        }
+        for rejected in &scan.rejected {
+            tracing::error!(file = %rejected.path.display(), reason = %rejected.error, "plugin not loaded");
+        }
     }
-    for rejected in &scan.rejected {
-        tracing::error!(file = %rejected.path.display(), reason = %rejected.error, "plugin not loaded");
-    }
-    let why = scan.rejected.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-    if scan.plugins.is_empty() {
-        let why = if why.is_empty() { "it holds no plugin (*.so)".to_owned() } else { why };
-        return Err(bad(format!("nothing was loaded: {why}")).into());
-    }
-    if flags.strict && !why.is_empty() {
-        return Err(bad(format!("--strict: {why}")).into());
-    }
-    Ok(Plugins { loaded: scan.plugins, rejected: scan.rejected })
+    Ok(scan)
 }
 
 /// An environment variable that says something.

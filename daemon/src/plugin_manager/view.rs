@@ -1,13 +1,13 @@
 //! The plugin manager's metrics and admin routes.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use http::{Method, StatusCode};
-use plugin_host::{Panics, Plugin};
+use plugin_host::{Interface, METRIC_SOURCES_FOLDER, Panics, Plugin, RunningMetricSource};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
@@ -16,7 +16,7 @@ use prometheus_client::{
 };
 use serde::Serialize;
 
-use super::{PluginManager, Plugins, Served};
+use super::{MetricSources, PluginManager, Plugins, Served};
 use crate::{
     admin::{self, Admin, Handler, Problems},
     files::ConfigFile,
@@ -29,6 +29,7 @@ use crate::{
 pub(super) struct View {
     files: Vec<FileView>,
     namespaces: Vec<NamespaceView>,
+    metric_sources: Vec<MetricSourceView>,
     /// Instances that are being started for the first time, or for a changed section.
     starting: Vec<String>,
     #[serde(skip)]
@@ -57,6 +58,14 @@ struct NamespaceView {
     namespace: String,
     kind: String,
     settings: Arc<Settings>,
+}
+
+/// A metric source that is running for a namespace.
+#[derive(Serialize)]
+struct MetricSourceView {
+    namespace: String,
+    kind: String,
+    schemes: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -138,6 +147,14 @@ impl View {
                 settings: Arc::clone(&served.settings),
             })
             .collect();
+        let sources: BTreeMap<_, _> =
+            served.iter().map(|served| (&served.namespace, &served.metric_sources)).collect();
+        let view = |source: Arc<dyn RunningMetricSource>| MetricSourceView {
+            namespace: source.namespace().to_owned(),
+            kind: source.kind().to_owned(),
+            schemes: source.schemes().to_vec(),
+        };
+        self.metric_sources = sources.into_values().flat_map(MetricSources::running).map(view).collect();
     }
 }
 
@@ -153,24 +170,36 @@ impl FileView {
         }
     }
 
-    pub(super) fn new(entry: &ConfigFile, loaded: &[Plugin]) -> Self {
-        let kinds = || loaded.iter().map(Plugin::kind).collect::<Vec<_>>();
-        let unknown = |(kind, line): (&String, u64)| {
-            let loaded = kinds().join(", ");
-            format!(
-                "{}:{line}: no plugin of the kind {kind:?} is loaded, expected one of {loaded}",
-                entry.path.display()
-            )
+    pub(super) fn new(entry: &ConfigFile, plugins: &Plugins) -> Self {
+        let unknown = |interface: Interface| {
+            let kinds: Vec<_> = plugins.select(interface).map(Plugin::kind).collect();
+            let sections = entry.good.iter().flat_map(move |good| good.says.sections_of(interface));
+            let known = kinds.join(", ");
+            let unknown = sections.filter(move |(kind, _)| !kinds.contains(&kind.as_str()));
+            unknown.map(move |(kind, section)| {
+                let (file, line) = (entry.path.display(), section.line);
+                match interface {
+                    Interface::ResourceScaler => format!(
+                        "{file}:{line}: no plugin of the kind {kind:?} is loaded, expected one of {known}"
+                    ),
+                    Interface::MetricSource if known.is_empty() => format!(
+                        "{file}:{line}: no metric source is loaded: put the library of {kind} into plugins/{METRIC_SOURCES_FOLDER}"
+                    ),
+                    Interface::MetricSource => format!(
+                        "{file}:{line}: no metric source {kind:?} is loaded, expected one of {known}: put its library into plugins/{METRIC_SOURCES_FOLDER}"
+                    ),
+                }
+            })
         };
-        let sections = entry.good.iter().flat_map(|good| &good.says.sections);
+        let mut warnings: Vec<_> = unknown(Interface::ResourceScaler).collect();
+        if plugins.has_metric_sources {
+            warnings.extend(unknown(Interface::MetricSource));
+        }
         Self {
             file: entry.path.display().to_string(),
             namespace: entry.good.as_ref().map(|good| good.says.namespace.clone()),
             errors: entry.error.iter().map(ToString::to_string).collect(),
-            warnings: sections
-                .filter(|(kind, _)| !kinds().contains(&kind.as_str()))
-                .map(|(kind, section)| unknown((kind, section.line)))
-                .collect(),
+            warnings,
         }
     }
 }
@@ -213,9 +242,13 @@ impl PluginManager {
         });
         let plugins = Arc::clone(&self.plugins);
         let plugins: Handler = Arc::new(move |_| {
-            let loaded = plugins.loaded.iter().map(
-                |plugin| serde_json::json!({ "kind": plugin.kind(), "file": plugin.path().display().to_string() }),
-            );
+            let loaded = plugins.loaded.iter().map(|plugin| {
+                serde_json::json!({
+                    "kind": plugin.kind(),
+                    "interface": plugin.interface().name(),
+                    "file": plugin.path().display().to_string(),
+                })
+            });
             let rejected = plugins.rejected.iter().map(|rejected| {
                 serde_json::json!({
                     "file": rejected.path.display().to_string(),

@@ -9,8 +9,10 @@ use std::{
     time::Duration,
 };
 
-use plugin_host::{LOAD_TIMEOUT, RunningPlugin, Scan, load_dir};
-use scaler_types::{PluginContext, Record, ResourceId, Role, ScaleRequest, Target, Version};
+use plugin_host::{CallError, Interface, LOAD_TIMEOUT, RunningMetricSource, RunningPlugin, Scan, load_dir};
+use scaler_types::{
+    MetricSourceContext, PluginContext, Record, ResourceId, Role, ScaleRequest, Target, Version,
+};
 use tokio::sync::watch;
 
 /// The library that cargo builds of `package`; its file name is `lib<name>.so`, in `folder` of the target directory.
@@ -51,10 +53,34 @@ pub fn folder(library: &Path, name: &str) -> tempfile::TempDir {
 
 /// Loads a folder and insists that all in it is in order.
 pub fn load(dir: &Path) -> Scan {
-    let scan = load_dir(dir, LOAD_TIMEOUT, |_| {}).expect("the folder can be read");
+    let scan =
+        load_dir(dir, Interface::ResourceScaler, LOAD_TIMEOUT, |_| {}).expect("the folder can be read");
     let rejected: Vec<String> = scan.rejected.iter().map(ToString::to_string).collect();
     assert!(rejected.is_empty(), "{rejected:#?}");
     scan
+}
+
+/// The fixture metric source `misbehaving-source`, as a file.
+pub fn misbehaving_source() -> PathBuf {
+    built(&["--package", "misbehaving-source"], "libmisbehaving_source.so")
+}
+
+/// An instance of the metric source in `library`, started with this section.
+pub async fn metric_source(library: &Path, section: &str) -> Result<Arc<dyn RunningMetricSource>, CallError> {
+    Log::start();
+    let dir = folder(library, "source.so");
+    let scan =
+        load_dir(dir.path(), Interface::MetricSource, LOAD_TIMEOUT, |_| {}).expect("the folder can be read");
+    let rejected: Vec<String> = scan.rejected.iter().map(ToString::to_string).collect();
+    assert!(rejected.is_empty(), "{rejected:#?}");
+    let kind = scan.plugins[0].kind();
+    let context = MetricSourceContext {
+        namespace: "demo".to_owned(),
+        namespace_file: "demo.yaml".to_owned(),
+        namespace_file_text: Arc::from(format!("namespace: demo\nmetricSources:\n  {kind}: {section}\n")),
+        ..MetricSourceContext::default()
+    };
+    scan.plugins[0].start_metric_source(context).await
 }
 
 /// What a daemon hands to a plugin; `section` is YAML in flow form, `{get_resources: panic}`.

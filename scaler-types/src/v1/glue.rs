@@ -1,4 +1,4 @@
-//! The plugin's side of the boundary: an author's [`ResourceScaler`] behind the ABI of this version.
+//! The plugin's side of the boundary, whatever its interface: an author's instance behind the ABI of this version.
 //!
 //! Every call is a task on the plugin's own runtime; the host gets a future over it and holds no thread while it waits.
 //! The host never polls, drops or unwinds the author's code on a thread of its own: a stuck plugin would take that
@@ -29,70 +29,69 @@ use async_ffi::FutureExt as _;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{runtime::Runtime, task::JoinHandle};
 
-use super::{
-    BoxScaler, Call, ChangesRequest, CompareAndSet, CreateRequest, Fault, Host, Module, ModuleRef,
-    PublishEvent, RESOURCE_SCALER, Scaler, Scaler_TO, log, method,
-};
-use crate::{
-    Changes, Dlx, InterceptionRequest, PluginContext, ResourceId, ResourceScaler, RestoreRequest,
-    ScaleRequest, Target,
-};
+use super::{BoxScaler, Call, CreateRequest, Fault, Host, Module, ModuleRef, Scaler, Scaler_TO, log, method};
 
 /// Threads of a plugin's runtime: with one of two stuck in an author's blocking code, other calls are still answered.
 const WORKERS: usize = 2;
 
 /// How long a plugin may wait for a change before "nothing changed" is answered for it: below the 30 s the trait's
 /// documentation promises, and well below the host's own timeout, so that a quiet plugin does not look like a stuck one.
-const NOTHING_CHANGED_AFTER: Duration = Duration::from_secs(25);
+pub(super) const NOTHING_CHANGED_AFTER: Duration = Duration::from_secs(25);
 
 /// One per library, never dropped: dropping a runtime waits for its threads, and a plugin's may be stuck.
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 
-/// Makes this library the plugin of a [`ResourceScaler`](crate::ResourceScaler): once, in a crate of type `cdylib`.
-///
-/// ```text
-/// export_resource_scaler!(MyScaler);
-/// ```
-///
-/// A crate may forbid `unsafe` and use it. It does not compile when panics abort, nor for a kind that cannot be a key and a
-/// folder's name:
-///
-/// ```compile_fail,E0080
-/// # use scaler_types::*;
-/// struct MyScaler;
-/// impl ResourceScaler for MyScaler {
-///     const KIND: &'static str = "My/Scaler";
-/// #   async fn new(_: PluginContext) -> Result<Self> { Ok(Self) }
-/// #   async fn get_resources(&self) -> Result<Vec<Resource>> { Ok(Vec::new()) }
-/// #   async fn set_scale(&self, _: &ScaleRequest) -> Result<(), ScaleError> { Ok(()) }
-/// #   async fn resolve_service_name(&self, _: &ResourceId) -> Result<String> { Ok(String::new()) }
-///     // ...
-/// }
-/// export_resource_scaler!(MyScaler);
-/// ```
+/// Exports the root module of a plugin: once in a library.
+#[doc(hidden)]
 #[macro_export]
-macro_rules! export_resource_scaler {
-    ($scaler:ty) => {
+macro_rules! __export_plugin {
+    ($instance:ty) => {
         const _: () = {
             #[cfg(not(panic = "unwind"))]
-            compile_error!("a resource-scaler must be built with panic = \"unwind\": a panic is to be a call's error, not the daemon's end");
+            compile_error!("a plugin must be built with panic = \"unwind\": a panic is to be a call's error, not the daemon's end");
 
             assert!(
-                $crate::v1::__private::valid_kind(<$scaler as $crate::ResourceScaler>::KIND),
-                "a resource-scaler's KIND is 1 to 63 lower-case letters, digits and dashes, and begins with a letter"
+                $crate::v1::__private::valid_kind(<$instance as $crate::v1::__private::Exported>::KIND),
+                "a plugin's KIND is 1 to 63 lower-case letters, digits and dashes, and begins with a letter"
             );
 
             // The name abi_stable looks for; a test compares it with abi_stable's own.
             #[unsafe(export_name = "_1as_0lib_1header_0root_bmodule_bloader")]
-            static HEADER: $crate::v1::__private::LibHeader = $crate::v1::__private::header::<$scaler>();
+            static HEADER: $crate::v1::__private::LibHeader = $crate::v1::__private::header::<$instance>();
         };
     };
 }
 
+/// An instance of what a library's author has implemented, as this module calls it.
+pub trait Exported: Send + Sync + Sized + 'static {
+    /// The author's `KIND`.
+    const KIND: &'static str;
+
+    /// [`CreateRequest::interface`].
+    const INTERFACE: &'static str;
+
+    /// What it starts with.
+    type Context: DeserializeOwned + Send + 'static;
+
+    /// Whether its namespace file gives it anything to do.
+    fn is_configured(_context: &Self::Context) -> bool {
+        true
+    }
+
+    /// The author's `new`.
+    fn new(context: Self::Context) -> impl Future<Output = crate::Result<Self>> + Send;
+
+    /// The author's `stop`.
+    fn stop(&self) -> impl Future<Output = ()> + Send;
+
+    /// Starts any other method: with [`start`], or as [`unsupported`].
+    fn call(self: Arc<Self>, runtime: &Runtime, method: &str, argument: RVec<u8>) -> Call<RVec<u8>>;
+}
+
 /// The exported symbol's value.
-pub const fn header<S: ResourceScaler>() -> LibHeader {
+pub const fn header<E: Exported>() -> LibHeader {
     // SAFETY: `root` hands out what it got from a `ModuleRef`, the type named here.
-    unsafe { LibHeader::from_constructor::<ModuleRef>(root::<S>, CheckTypeLayout::Yes) }
+    unsafe { LibHeader::from_constructor::<ModuleRef>(root::<E>, CheckTypeLayout::Yes) }
 }
 
 /// See [`valid_kind`](super::valid_kind).
@@ -118,65 +117,65 @@ struct Interface {
     interface: String,
 }
 
-/// The context of a [`CreateRequest`] for a resource-scaler.
-fn plugin_context(request: &[u8]) -> Result<PluginContext, Fault> {
+/// The context of a [`CreateRequest`] for this interface.
+fn context<E: Exported>(request: &[u8]) -> Result<E::Context, Fault> {
     let Interface { interface } = decode(request)?;
-    if interface != RESOURCE_SCALER {
+    if interface != E::INTERFACE {
         return Err(Fault::Unsupported(format!("the interface {interface:?}")));
     }
-    Ok(decode::<CreateRequest>(request)?.context)
+    Ok(decode::<CreateRequest<E::Context>>(request)?.context)
 }
 
-extern "C" fn root<S: ResourceScaler>() -> RootModuleResult {
-    __call_root_module_loader(module::<S>)
+extern "C" fn root<E: Exported>() -> RootModuleResult {
+    __call_root_module_loader(module::<E>)
 }
 
-fn module<S: ResourceScaler>() -> ModuleRef {
-    Module { kind: RStr::from_str(S::KIND), create: create::<S> }.leak_into_prefix()
+fn module<E: Exported>() -> ModuleRef {
+    Module { kind: RStr::from_str(E::KIND), create: create::<E> }.leak_into_prefix()
 }
 
 /// The context of a new instance, if its namespace file gives the plugin anything to do.
-fn configured_context<S: ResourceScaler>(request: &[u8]) -> Result<PluginContext, Fault> {
-    let context = plugin_context(request)?;
-    let configured = catch_unwind(AssertUnwindSafe(|| S::is_configured(&context))).map_err(panicked)?;
+fn configured_context<E: Exported>(request: &[u8]) -> Result<E::Context, Fault> {
+    let context = context::<E>(request)?;
+    let configured = catch_unwind(AssertUnwindSafe(|| E::is_configured(&context))).map_err(panicked)?;
     if configured { Ok(context) } else { Err(Fault::NotConfigured) }
 }
 
-extern "C" fn create<S: ResourceScaler>(host: Host, context: RVec<u8>) -> Call<BoxScaler> {
+extern "C" fn create<E: Exported>(host: Host, context: RVec<u8>) -> Call<BoxScaler> {
     // Before there is a runtime: a plugin that no file configures has no threads.
-    let context = match configured_context::<S>(&context) {
+    let context = match configured_context::<E>(&context) {
         Ok(context) => context,
-        Err(why) => return std::future::ready(RErr(fault(why))).into_ffi(),
+        Err(why) => return refused(why),
     };
     // On the host's thread: a runtime that cannot have its threads panics.
-    let runtime = match catch_unwind(|| RUNTIME.get_or_init(|| runtime::<S>(host))) {
+    let runtime = match catch_unwind(|| RUNTIME.get_or_init(|| runtime::<E>(host))) {
         Ok(runtime) => runtime,
-        Err(payload) => return std::future::ready(RErr(fault(panicked(payload)))).into_ffi(),
+        Err(payload) => return refused(panicked(payload)),
     };
     let make = async move {
-        let scaler = S::new(context).await.map_err(failed)?;
-        Ok(Guarded { scaler: Some(Arc::new(scaler)), runtime })
+        let instance = E::new(context).await.map_err(failed)?;
+        Ok(Guarded { instance: Some(Arc::new(instance)), runtime })
     };
     start(runtime, make, |guarded| Scaler_TO::from_value(guarded, TD_Opaque))
 }
 
-fn runtime<S: ResourceScaler>(host: Host) -> Runtime {
-    log::install(host, S::KIND);
+fn runtime<E: Exported>(host: Host) -> Runtime {
+    log::install(host, E::KIND);
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         // Linux shows 15 characters: the number comes first, so that it is not what is cut off.
-        .thread_name_fn(|| format!("{}-{}", NEXT.fetch_add(1, Ordering::Relaxed), S::KIND))
+        .thread_name_fn(|| format!("{}-{}", NEXT.fetch_add(1, Ordering::Relaxed), E::KIND))
         .enable_all()
         .build()
         .expect("the plugin's runtime starts its threads")
 }
 
 /// An author's instance, as the host holds it. The author's code runs (and is dropped) on the plugin's threads alone.
-struct Guarded<S: ResourceScaler> {
+pub(super) struct Guarded<E: Exported> {
     /// There until `drop`.
-    scaler: Option<Arc<S>>,
-    runtime: &'static Runtime,
+    pub(super) instance: Option<Arc<E>>,
+    pub(super) runtime: &'static Runtime,
 }
 
 /// Ends the task when the host gives up waiting for it.
@@ -184,100 +183,25 @@ struct CancelOnDrop<T>(JoinHandle<T>);
 
 // === impl Guarded ===
 
-impl<S: ResourceScaler> Scaler for Guarded<S> {
+impl<E: Exported> Scaler for Guarded<E> {
     fn call(&self, method: RString, argument: RVec<u8>) -> Call<RVec<u8>> {
-        let scaler = self.scaler.clone().expect("it is there until it is dropped");
-        let runtime = self.runtime;
-        match method.as_str() {
-            method::GET_RESOURCES => start(
-                runtime,
-                async move { encode(scaler.get_resources().await.map_err(failed)?) },
-                RVec::from,
-            ),
-            method::SET_SCALE => {
-                let work = async move {
-                    let request = decode_scale_request(&argument)?;
-                    encode(scaler.set_scale(&request).await?)
-                };
-                start(runtime, work, RVec::from)
-            }
-            method::GET_CONFIG => {
-                start(runtime, async move { encode(scaler.get_config().await.map_err(failed)?) }, RVec::from)
-            }
-            method::RESOLVE_SERVICE_NAME => {
-                let work = async move {
-                    let resource: ResourceId = decode(&argument)?;
-                    encode(scaler.resolve_service_name(&resource).await.map_err(failed)?)
-                };
-                start(runtime, work, RVec::from)
-            }
-            method::CHANGES => {
-                let work = async move {
-                    let ChangesRequest { cursor } = decode(&argument)?;
-                    let changes = scaler.changes(cursor);
-                    // "Everything there is" can only be answered by the author.
-                    let changes = if cursor == 0 {
-                        changes.await
-                    } else {
-                        let nothing = Ok(Changes { cursor, ..Changes::default() });
-                        tokio::time::timeout(NOTHING_CHANGED_AFTER, changes).await.unwrap_or(nothing)
-                    };
-                    encode(changes.map_err(failed)?)
-                };
-                start(runtime, work, RVec::from)
-            }
-            method::COMPARE_AND_SET => {
-                let work = async move {
-                    let CompareAndSet { id, expected, record } = decode(&argument)?;
-                    encode(scaler.compare_and_set(&id, &expected, &record).await?)
-                };
-                start(runtime, work, RVec::from)
-            }
-            method::SET_BACKEND => {
-                let work = async move {
-                    let request: InterceptionRequest = decode(&argument)?;
-                    encode(scaler.set_backend(&request).await?)
-                };
-                start(runtime, work, RVec::from)
-            }
-            method::SYNC_DLXS => {
-                let work = async move {
-                    let dlxs: Vec<Dlx> = decode(&argument)?;
-                    encode(scaler.sync_dlxs(&dlxs).await.map_err(failed)?)
-                };
-                start(runtime, work, RVec::from)
-            }
-            method::RESTORE => {
-                let work = async move {
-                    let request: RestoreRequest = decode(&argument)?;
-                    encode(scaler.restore(&request).await?)
-                };
-                start(runtime, work, RVec::from)
-            }
-            method::PUBLISH_EVENT => {
-                let work = async move {
-                    let PublishEvent { id, event } = decode(&argument)?;
-                    encode(scaler.publish_event(&id, &event).await.map_err(failed)?)
-                };
-                start(runtime, work, RVec::from)
-            }
-            method::STOP => {
-                let work = async move {
-                    scaler.stop().await;
-                    encode(())
-                };
-                start(runtime, work, RVec::from)
-            }
-            unknown => std::future::ready(RErr(fault(Fault::Unsupported(unknown.to_owned())))).into_ffi(),
+        let instance = self.instance.clone().expect("it is there until it is dropped");
+        if method.as_str() == method::STOP {
+            let work = async move {
+                instance.stop().await;
+                encode(())
+            };
+            return start(self.runtime, work, RVec::from);
         }
+        instance.call(self.runtime, method.as_str(), argument)
     }
 }
 
-impl<S: ResourceScaler> Drop for Guarded<S> {
+impl<E: Exported> Drop for Guarded<E> {
     fn drop(&mut self) {
-        let scaler = self.scaler.take();
+        let instance = self.instance.take();
         // The author's own `Drop` may block or panic: not here, on a thread of the host's.
-        drop(self.runtime.spawn(async move { drop(scaler) }));
+        drop(self.runtime.spawn(async move { drop(instance) }));
     }
 }
 
@@ -290,7 +214,7 @@ impl<T> Drop for CancelOnDrop<T> {
 }
 
 /// Runs `work` as a task of the plugin's runtime and hands out its end. `cross` makes of the result what crosses.
-fn start<T: Send + 'static, C: 'static>(
+pub(super) fn start<T: Send + 'static, C: 'static>(
     runtime: &Runtime,
     work: impl Future<Output = Result<T, Fault>> + Send + 'static,
     cross: fn(T) -> C,
@@ -309,6 +233,15 @@ fn start<T: Send + 'static, C: 'static>(
     .into_ffi()
 }
 
+/// The answer to a method that this interface does not have.
+pub(super) fn unsupported(method: &str) -> Call<RVec<u8>> {
+    refused(Fault::Unsupported(method.to_owned()))
+}
+
+fn refused<C: 'static>(why: Fault) -> Call<C> {
+    async move { RErr(fault(why)) }.into_ffi()
+}
+
 /// Takes the text out of a panic, and what is left of it out of the way.
 fn panicked(payload: Box<dyn Any + Send>) -> Fault {
     let said = log::text(&*payload).to_owned();
@@ -319,7 +252,7 @@ fn panicked(payload: Box<dyn Any + Send>) -> Fault {
     Fault::Panicked(said)
 }
 
-fn failed(error: anyhow::Error) -> Fault {
+pub(super) fn failed(error: anyhow::Error) -> Fault {
     Fault::Failed(format!("{error:#}"))
 }
 
@@ -327,25 +260,12 @@ fn fault(fault: Fault) -> RString {
     fault.to_json().into()
 }
 
-fn encode<T: Serialize>(result: T) -> Result<Vec<u8>, Fault> {
+pub(super) fn encode<T: Serialize>(result: T) -> Result<Vec<u8>, Fault> {
     serde_json::to_vec(&result).map_err(|error| unreadable("answer", error))
 }
 
-fn decode<T: DeserializeOwned>(argument: &[u8]) -> Result<T, Fault> {
+pub(super) fn decode<T: DeserializeOwned>(argument: &[u8]) -> Result<T, Fault> {
     serde_json::from_slice(argument).map_err(|error| unreadable("argument", error))
-}
-
-/// A request whose target is of a later version is unsupported.
-fn decode_scale_request(argument: &[u8]) -> Result<ScaleRequest, Fault> {
-    decode(argument).map_err(|fault| {
-        let request: serde_json::Value = serde_json::from_slice(argument).unwrap_or_default();
-        match request.get("target") {
-            Some(target) if Target::deserialize(target).is_err() => {
-                Fault::Unsupported(format!("the target {target}"))
-            }
-            _ => fault,
-        }
-    })
 }
 
 fn unreadable(what: &str, error: impl Display) -> Fault {
@@ -357,12 +277,19 @@ fn unreadable(what: &str, error: impl Display) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ScaleError;
+    use crate::{
+        Changes, MetricSource, MetricSourceContext, PluginContext, QueueError, QueueReading, ResourceId,
+        ResourceScaler, ScaleError, ScaleRequest,
+        v1::{ChangesRequest, metric_source::ExportedMetricSource, resource_scaler::ExportedResourceScaler},
+    };
 
     #[test]
     fn the_exported_symbol_is_the_one_abi_stable_looks_for() {
-        let line = format!("#[unsafe(export_name = {:?})]", abi_stable::library::ROOT_MODULE_LOADER_NAME);
-        assert!(include_str!("glue.rs").contains(&line), "{line}");
+        let line = |name: &str| format!("#[unsafe(export_name = {name:?})]");
+        let root = line(abi_stable::library::ROOT_MODULE_LOADER_NAME);
+        assert!(include_str!("glue.rs").contains(&root), "{root}");
+        let source = line(crate::v1::METRIC_SOURCE_SYMBOL);
+        assert!(include_str!("metric_source.rs").contains(&source), "{source}");
     }
 
     #[test]
@@ -392,16 +319,19 @@ mod tests {
 
     #[test]
     fn an_instance_of_another_interface_is_unsupported() {
-        let context =
+        let fields =
             r#""namespace": "demo", "role": "dlx", "state_dir": "/s", "plugin_dir": "/p", "kind": "quiet""#;
-        let create = |interface: &str| plugin_context(format!("{{{interface}{context}}}").as_bytes());
+        let create = |interface: &str| {
+            context::<ExportedResourceScaler<Quiet>>(format!("{{{interface}{fields}}}").as_bytes())
+        };
         assert_eq!(create(r#""interface": "resource_scaler", "#).unwrap().kind, "quiet");
         for (interface, named) in [(r#""interface": "metric_source", "#, "metric_source"), ("", "")] {
             let unsupported = Err(Fault::Unsupported(format!("the interface {named:?}")));
             assert_eq!(create(interface), unsupported, "{interface}");
         }
         // The context of another interface may look different.
-        let other = plugin_context(br#"{"interface": "metric_source", "queues": []}"#);
+        let other =
+            context::<ExportedResourceScaler<Quiet>>(br#"{"interface": "metric_source", "queues": []}"#);
         assert!(matches!(other, Err(Fault::Unsupported(_))), "{other:?}");
     }
 
@@ -415,10 +345,14 @@ mod tests {
                 "plugin_dir": "/p", "kind": "picky", "namespace_file_text": {text}}}"#
             )
         };
-        let context = |text: &str| configured_context::<Picky>(request(text).as_bytes());
-        assert_eq!(context("plugins: {other: {}}\n"), Err(Fault::NotConfigured));
-        assert_eq!(context("plugins: {picky: {}}\n").unwrap().kind, "picky");
-        assert!(configured_context::<Quiet>(request("").as_bytes()).is_ok(), "the default");
+        let configured =
+            |text: &str| configured_context::<ExportedResourceScaler<Picky>>(request(text).as_bytes());
+        assert_eq!(configured("plugins: {other: {}}\n"), Err(Fault::NotConfigured));
+        assert_eq!(configured("plugins: {picky: {}}\n").unwrap().kind, "picky");
+        assert!(
+            configured_context::<ExportedResourceScaler<Quiet>>(request("").as_bytes()).is_ok(),
+            "the default"
+        );
     }
 
     /// A newer host: a method and a field of an argument that this plugin does not know.
@@ -483,6 +417,71 @@ mod tests {
         }
     }
 
+    /// Queues `known` and `full`; the second has messages when it is read for the third time. Any other fails all.
+    #[derive(Default)]
+    struct Queues(AtomicUsize);
+
+    impl MetricSource for Queues {
+        const KIND: &'static str = "queues";
+        const SCHEMES: &'static [&'static str] = &["test"];
+
+        async fn new(_: MetricSourceContext) -> crate::Result<Self> {
+            Ok(Self::default())
+        }
+
+        async fn read(&self, queues: &[String]) -> crate::Result<Vec<Result<QueueReading, QueueError>>> {
+            let times = self.0.fetch_add(1, Ordering::Relaxed);
+            let read = |queue: &String| match queue.as_str() {
+                "test:known" => Ok(Ok(QueueReading { waiting: Some(0), ..QueueReading::default() })),
+                "test:full" => {
+                    Ok(Ok(QueueReading { waiting: Some(times as u64 / 2), ..QueueReading::default() }))
+                }
+                "test:none" => Ok(Err(QueueError::NotFound("none".to_owned()))),
+                other => anyhow::bail!("{other} is unreadable"),
+            };
+            queues.iter().map(read).collect()
+        }
+    }
+
+    #[test]
+    fn a_metric_source_says_its_schemes_and_reads_many_queues_in_one_call() {
+        let (runtime, guarded) = on_paused_clock(ExportedMetricSource(Queues::default()));
+        let call = |method: &str, argument: &str| {
+            let answer =
+                runtime.block_on(guarded.call(method.into(), argument.as_bytes().into())).into_result();
+            answer
+                .map(|json| String::from_utf8(json.into()).unwrap())
+                .map_err(|fault| Fault::from_json(&fault))
+        };
+        assert_eq!(call(method::DESCRIBE, "null"), Ok(r#"{"schemes":["test"]}"#.to_owned()));
+        let read = call(method::READ, r#"["test:known", "test:none"]"#).unwrap();
+        let known = QueueReading { waiting: Some(0), ..QueueReading::default() };
+        assert_eq!(
+            serde_json::from_str::<Vec<Result<QueueReading, QueueError>>>(&read).unwrap(),
+            [Ok(known), Err(QueueError::NotFound("none".to_owned()))]
+        );
+        let failed = Err(Fault::Failed("test:other is unreadable".to_owned()));
+        assert_eq!(call(method::READ, r#"["test:other"]"#), failed);
+        // The default polls; one that stays empty is answered for.
+        assert_eq!(
+            call(method::CHANGES, r#"["test:known", "test:full"]"#),
+            Ok(r#"["test:full"]"#.to_owned())
+        );
+        assert_eq!(call(method::CHANGES, r#"["test:known"]"#), Ok("[]".to_owned()));
+        assert_eq!(call(method::STOP, "null"), Ok("null".to_owned()));
+        let unsupported = Err(Fault::Unsupported(method::GET_RESOURCES.to_owned()));
+        assert_eq!(call(method::GET_RESOURCES, "null"), unsupported);
+    }
+
+    #[test]
+    fn a_metric_source_starts_with_its_own_context_only() {
+        let create = |request: &str| context::<ExportedMetricSource<Queues>>(request.as_bytes());
+        let request = r#"{"interface": "metric_source", "namespace": "demo", "kind": "queues", "later": 1}"#;
+        assert_eq!(create(request).unwrap().namespace, "demo");
+        let other = create(&request.replace("metric_source", "resource_scaler"));
+        assert_eq!(other, Err(Fault::Unsupported(r#"the interface "resource_scaler""#.to_owned())));
+    }
+
     /// Wants configuration.
     struct Picky;
 
@@ -511,11 +510,15 @@ mod tests {
     }
 
     /// On a runtime whose clock jumps to the next timer when all wait.
-    fn quiet() -> (&'static Runtime, Guarded<Quiet>) {
+    fn on_paused_clock<E: Exported>(instance: E) -> (&'static Runtime, Guarded<E>) {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         let runtime: &'static Runtime = Box::leak(Box::new(runtime));
-        (runtime, Guarded { scaler: Some(Arc::new(Quiet)), runtime })
+        (runtime, Guarded { instance: Some(Arc::new(instance)), runtime })
+    }
+
+    fn quiet() -> (&'static Runtime, Guarded<ExportedResourceScaler<Quiet>>) {
+        on_paused_clock(ExportedResourceScaler(Quiet))
     }
 
     #[test]

@@ -6,19 +6,26 @@
 //! is ignored, one that is missing has its default. abi_stable checks the rest before anything is called: it refuses a
 //! library whose types here are laid out differently.
 //!
-//! Plugin authors need none of this: see [`ResourceScaler`](crate::ResourceScaler) and
-//! [`export_resource_scaler!`](crate::export_resource_scaler).
+//! Plugin authors need none of this: see [`ResourceScaler`](crate::ResourceScaler) with
+//! [`export_resource_scaler!`](crate::export_resource_scaler), and [`MetricSource`](crate::MetricSource) with
+//! [`export_metric_source!`](crate::export_metric_source).
 //!
-//! This file may not change any more. A later version adds `v2` beside it, which the host tries first.
+//! The types in this file may not change any more. A later version adds `v2` beside it, which the host tries first.
 
 // `#[sabi_trait]` of abi_stable 0.11 expands to unsafe code and to a non-local impl.
 #![allow(non_local_definitions, unsafe_code)]
 
 mod glue;
 mod log;
+mod metric_source;
+mod resource_scaler;
 mod wire;
 
-pub use wire::{ChangesRequest, CompareAndSet, CreateRequest, Fault, PublishEvent, RESOURCE_SCALER, method};
+pub use metric_source::valid_scheme;
+pub use wire::{
+    ChangesRequest, CompareAndSet, CreateRequest, Fault, METRIC_SOURCE, METRIC_SOURCE_SYMBOL,
+    MetricSourceDescription, PublishEvent, RESOURCE_SCALER, method,
+};
 
 use abi_stable::{
     StableAbi, declare_root_module_statics,
@@ -42,7 +49,7 @@ pub type BoxScaler = Scaler_TO<RBox<()>>;
 #[derive(StableAbi)]
 #[sabi(kind(Prefix(prefix_ref = ModuleRef)))]
 pub struct Module {
-    /// [`ResourceScaler::KIND`](crate::ResourceScaler::KIND).
+    /// [`ResourceScaler::KIND`](crate::ResourceScaler::KIND) or [`MetricSource::KIND`](crate::MetricSource::KIND).
     pub kind: RStr<'static>,
     /// Makes an instance from a [`CreateRequest`] as JSON.
     #[sabi(last_prefix_field)]
@@ -91,14 +98,18 @@ impl RootModule for ModuleRef {
     const VERSION_STRINGS: VersionStrings = VersionStrings::new("1.0.0");
 }
 
-/// The items used by [`export_resource_scaler!`](crate::export_resource_scaler). Not part of the interface.
+/// The items used by the macros that export a plugin. Not part of the interface.
 #[doc(hidden)]
 pub mod __private {
-    pub use super::glue::{header, valid_kind};
+    pub use super::{
+        glue::{Exported, header, valid_kind},
+        metric_source::{ExportedMetricSource, valid_schemes},
+        resource_scaler::ExportedResourceScaler,
+    };
     pub use abi_stable::library::LibHeader;
 }
 
-/// Whether `kind` can be a resource-scaler's name: it is a key in namespace files and a folder's name.
+/// Whether `kind` can be a plugin's name: it is a key in namespace files and a folder's name.
 pub const fn valid_kind(kind: &str) -> bool {
     glue::valid_kind(kind)
 }

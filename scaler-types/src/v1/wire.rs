@@ -14,7 +14,7 @@ pub mod method {
     pub const GET_CONFIG: &str = "get_config";
     /// [`ResourceId`](crate::ResourceId) to a string.
     pub const RESOLVE_SERVICE_NAME: &str = "resolve_service_name";
-    /// [`ChangesRequest`](super::ChangesRequest) to [`Changes`](crate::Changes).
+    /// [`ChangesRequest`](super::ChangesRequest) to [`Changes`](crate::Changes); of a metric source a list of URIs to a list of URIs.
     pub const CHANGES: &str = "changes";
     /// [`CompareAndSet`](super::CompareAndSet) to a [`Version`](crate::Version).
     pub const COMPARE_AND_SET: &str = "compare_and_set";
@@ -26,24 +26,43 @@ pub mod method {
     pub const RESTORE: &str = "restore";
     /// [`PublishEvent`](super::PublishEvent) to `null`.
     pub const PUBLISH_EVENT: &str = "publish_event";
+    /// Of a metric source: `null` to a [`MetricSourceDescription`](super::MetricSourceDescription).
+    pub const DESCRIBE: &str = "describe";
+    /// Of a metric source: a list of URIs to a list, in their order, of `{"Ok":` [`QueueReading`](crate::QueueReading)`}` or
+    /// `{"Err":` [`QueueError`](crate::QueueError)`}`.
+    pub const READ: &str = "read";
     /// `null` to `null`.
     pub const STOP: &str = "stop";
 }
 
-/// The only value of [`CreateRequest::interface`] so far.
+/// [`CreateRequest::interface`] of a [`ResourceScaler`](crate::ResourceScaler).
 pub const RESOURCE_SCALER: &str = "resource_scaler";
+
+/// [`CreateRequest::interface`] of a [`MetricSource`](crate::MetricSource).
+pub const METRIC_SOURCE: &str = "metric_source";
+
+/// The symbol that the library of a metric source exports beside its root module, so that a host knows its interface before
+/// it runs anything of it. A library without it is a resource-scaler.
+pub const METRIC_SOURCE_SYMBOL: &str = "scaler_metric_source";
 
 /// The argument of [`Module::create`](super::Module::create).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CreateRequest<C = PluginContext> {
-    /// The instance's interface: [`RESOURCE_SCALER`]. A plugin without it answers [`Fault::Unsupported`].
+    /// The instance's interface: [`RESOURCE_SCALER`] or [`METRIC_SOURCE`]. A plugin without it answers [`Fault::Unsupported`].
     pub interface: String,
     /// What it starts with.
     #[serde(flatten)]
     pub context: C,
 }
 
-/// The argument of [`method::CHANGES`].
+/// The answer to [`method::DESCRIBE`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetricSourceDescription {
+    /// [`MetricSource::SCHEMES`](crate::MetricSource::SCHEMES).
+    pub schemes: Vec<String>,
+}
+
+/// The argument of [`method::CHANGES`] of a resource-scaler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangesRequest {
     /// Where the last answer ended; 0 knows nothing.

@@ -14,6 +14,7 @@ use daemon::{
     exit::Misconfigured,
     plugin_manager::{CheckContext, Checked, check},
 };
+use plugin_host::Interface;
 use scaler_types::Coordination;
 
 use self::{
@@ -126,7 +127,10 @@ impl RunCommand {
         if !errors.is_empty() {
             return Err(Misconfigured(errors.join("\nerror: ")).into());
         }
-        let loaded = |kind: &String| scan.plugins.iter().any(|plugin| plugin.kind() == kind);
+        let loaded = |kind: &String| {
+            let scaler = |plugin: &&plugin_host::Plugin| plugin.interface() == Interface::ResourceScaler;
+            scan.plugins.iter().filter(scaler).any(|plugin| plugin.kind() == kind)
+        };
         if !checked.iter().flat_map(|file| &file.plugins).any(loaded) {
             // The file of a missing plugin says more than that none is configured.
             let rejected: Vec<_> = scan.rejected.iter().map(ToString::to_string).collect();

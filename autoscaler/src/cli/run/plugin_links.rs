@@ -8,18 +8,19 @@ use std::{
 };
 
 use anyhow::Context as _;
-use plugin_host::Plugin;
+use plugin_host::{Interface, METRIC_SOURCES_FOLDER, Plugin};
 
 use super::state::StateFolder;
 
-/// Links the plugins of these kinds, and the programs beside them, into a folder below `state`.
+/// Links the plugins of these kinds, the programs beside them, and the folder of the metric sources into a folder below `state`.
 pub(super) fn link(
     plugins: &[Plugin],
     kinds: &BTreeSet<&String>,
     state: &StateFolder,
 ) -> anyhow::Result<PathBuf> {
     let folder = state.path().join("run-plugins");
-    let links = link_into(plugins.iter().filter(|plugin| kinds.contains(&plugin.kind().to_owned())), &folder);
+    let scalers = plugins.iter().filter(|plugin| plugin.interface() == Interface::ResourceScaler);
+    let links = link_into(scalers.filter(|plugin| kinds.contains(&plugin.kind().to_owned())), &folder);
     links.with_context(|| format!("linking the plugins into {}", folder.display()))?;
     Ok(folder)
 }
@@ -49,6 +50,10 @@ fn link_into<'a>(plugins: impl Iterator<Item = &'a Plugin>, folder: &Path) -> an
             if (file == plugin.path() || !is_plugin && program()) && fs::symlink_metadata(&link).is_err() {
                 symlink(&file, link)?;
             }
+        }
+        let (sources, link) = (from.join(METRIC_SOURCES_FOLDER), folder.join(METRIC_SOURCES_FOLDER));
+        if sources.is_dir() && fs::symlink_metadata(&link).is_err() {
+            symlink(sources, link)?;
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
 };
 
-use plugin_host::Plugin;
+use plugin_host::{METRIC_SOURCES_FOLDER, Plugin};
 use scaler_types::Resource;
 
 use super::ports::EphemeralPorts;
@@ -55,15 +55,25 @@ pub(super) fn unexpanded_homes(file: &str, tree: &Placed) -> Vec<String> {
 }
 
 /// A plugin's configuration that no plugin reads. `key`: the kind in the file.
-pub(super) fn unknown_kind(file: &str, key: &Placed, plugins: &[Plugin]) -> String {
-    let kinds: Vec<_> = plugins.iter().map(Plugin::kind).collect();
+pub(super) fn unknown_kind(file: &str, key: &Placed, plugins: &[&Plugin]) -> String {
     let folder = plugins.first().and_then(|plugin| plugin.path().parent()).unwrap_or_else(|| "".as_ref());
+    let what = format!("no plugin in {} is of this kind", folder.display());
+    unused_section(file, key, "plugins", &what, plugins)
+}
+
+/// The same of a metric source.
+pub(super) fn unknown_metric_source(file: &str, key: &Placed, sources: &[&Plugin]) -> String {
+    let what = format!("no metric source in plugins/{METRIC_SOURCES_FOLDER} has this name");
+    unused_section(file, key, "metricSources", &what, sources)
+}
+
+fn unused_section(file: &str, key: &Placed, section: &str, what: &str, plugins: &[&Plugin]) -> String {
+    let kinds: Vec<_> = plugins.iter().map(|plugin| plugin.kind()).collect();
     let (line, column) = (key.referenced.line(), key.referenced.column());
     let kind = key.value.text().unwrap_or_default();
+    let instead = if kinds.is_empty() { String::new() } else { format!(", or use {}", kinds.join(" or ")) };
     format!(
-        "{file}:{line}:{column}: plugins.{kind}: no plugin in {} is of this kind, so nothing here is used: install its plugin there, or use {}",
-        folder.display(),
-        kinds.join(" or ")
+        "{file}:{line}:{column}: {section}.{kind}: {what}, so nothing here is used: install its library there{instead}"
     )
 }
 

@@ -8,14 +8,17 @@ use std::{
     time::Duration,
 };
 
-use plugin_host::{Plugin, RunningPlugin};
-use scaler_types::{Coordination, PluginContext, Resource, Role};
+use plugin_host::{CallError, Interface, Plugin, RunningPlugin};
+use scaler_types::{Coordination, MetricSourceContext, PluginContext, Resource, Role};
 use serde::Serialize;
 use tokio::time::timeout;
 
 use crate::{
     files::{Contents, Files},
-    namespace_file::tree,
+    namespace_file::{
+        Section,
+        tree::{self, Placed},
+    },
 };
 use mistakes::{Claims, ListedResource};
 
@@ -41,7 +44,7 @@ pub struct Checked {
 /// Where the plugins start.
 #[derive(Clone, Debug)]
 pub struct CheckContext<'a> {
-    /// All plugins of the folder.
+    /// All plugins of the folder, the metric sources included.
     pub plugins: &'a [Plugin],
     /// The cluster's kubeconfig, if there is one.
     pub kubeconfig: Option<PathBuf>,
@@ -86,17 +89,21 @@ pub async fn check(paths: Vec<PathBuf>, context: &CheckContext<'_>) -> Vec<Check
 impl Checked {
     async fn check_contents(&mut self, contents: &Contents, context: &CheckContext<'_>, claims: &mut Claims) {
         let tree = tree::parse(&contents.text);
-        let sections = tree.as_ref().and_then(|tree| tree.value.entry("plugins"));
+        let sections =
+            |key| tree.as_ref().and_then(|tree| tree.value.entry(key)).map(|(_, sections)| sections);
+        self.check_metric_sources(contents, context, sections("metricSources")).await;
+        let sections = sections("plugins");
         if let Some(tree) = &tree {
             self.warnings.extend(mistakes::unexpanded_homes(&contents.name, tree));
         }
-        for (kind, section) in &contents.says.sections {
+        for (kind, section) in contents.says.sections_of(Interface::ResourceScaler) {
             self.plugins.push(kind.clone());
-            let place = sections.and_then(|(_, plugins)| plugins.value.entry(kind));
-            let Some(plugin) = context.plugins.iter().find(|plugin| plugin.kind() == kind) else {
-                match (context.plugins, place) {
+            let place = sections.and_then(|plugins| plugins.value.entry(kind));
+            let plugins = context.select(Interface::ResourceScaler);
+            let Some(plugin) = plugins.iter().find(|plugin| plugin.kind() == kind) else {
+                match (&plugins[..], place) {
                     ([_, ..], Some((key, _))) => {
-                        self.warnings.push(mistakes::unknown_kind(&contents.name, key, context.plugins));
+                        self.warnings.push(mistakes::unknown_kind(&contents.name, key, &plugins));
                     }
                     _ => self.unchecked.push(format!(
                         "{}:{}: no plugin of kind {kind} is loaded",
@@ -106,8 +113,8 @@ impl Checked {
                 continue;
             };
             let started = timeout(WITHIN, plugin.start(context.for_plugin(kind, contents))).await;
-            match started {
-                Ok(Ok(instance)) => {
+            match started.unwrap_or(Err(CallError::TimedOut(WITHIN))) {
+                Ok(instance) => {
                     let resources = self.list(&*instance).await;
                     instance.stop().await;
                     let Some((_, section)) = place else { continue };
@@ -122,24 +129,53 @@ impl Checked {
                         self.warnings.extend(claims.add(&listed));
                     }
                 }
-                Ok(Err(error)) => {
-                    let error = error.to_string();
-                    match error.starts_with(&format!("{}:", contents.name)) {
-                        true => self.errors.push(error),
-                        false => self
-                            .unchecked
-                            .push(format!("{}:{}: plugin {kind}: {error}", contents.name, section.line)),
-                    }
-                }
-                Err(_) => self.unchecked.push(format!(
-                    "{}:{}: plugin {kind}: no answer within {}",
-                    contents.name,
-                    section.line,
-                    scaler_types::duration::short(WITHIN)
-                )),
+                Err(error) => self.not_started(contents, section, &format!("plugin {kind}"), &error),
             }
         }
         self.warnings.sort_by_key(|warning| mistakes::place(&contents.name, warning));
+    }
+
+    /// Has each metric source validate its configuration.
+    async fn check_metric_sources(
+        &mut self,
+        contents: &Contents,
+        context: &CheckContext<'_>,
+        sections: Option<&Placed>,
+    ) {
+        let sources = context.select(Interface::MetricSource);
+        for (kind, section) in contents.says.sections_of(Interface::MetricSource) {
+            let Some(source) = sources.iter().find(|source| source.kind() == kind) else {
+                match (context.plugins, sections.and_then(|sections| sections.value.entry(kind))) {
+                    ([_, ..], Some((key, _))) => {
+                        self.warnings.push(mistakes::unknown_metric_source(&contents.name, key, &sources));
+                    }
+                    _ => self.unchecked.push(format!(
+                        "{}:{}: no metric source {kind} is loaded",
+                        contents.name, section.line
+                    )),
+                }
+                continue;
+            };
+            let start = source.start_metric_source(MetricSourceContext {
+                namespace: contents.says.namespace.clone(),
+                kind: kind.clone(),
+                namespace_file: contents.name.clone(),
+                namespace_file_text: contents.text.clone(),
+            });
+            match timeout(WITHIN, start).await.unwrap_or(Err(CallError::TimedOut(WITHIN))) {
+                Ok(instance) => instance.stop().await,
+                Err(error) => self.not_started(contents, section, &format!("metric source {kind}"), &error),
+            }
+        }
+    }
+
+    /// Adds why a plugin did not start: an error where it names the file, else it lacks what its check needs.
+    fn not_started(&mut self, contents: &Contents, section: &Section, plugin: &str, error: &CallError) {
+        let error = error.to_string();
+        match error.starts_with(&format!("{}:", contents.name)) {
+            true => self.errors.push(error),
+            false => self.unchecked.push(format!("{}:{}: {plugin}: {error}", contents.name, section.line)),
+        }
     }
 
     /// What the plugin warns of, and its resources with the addresses of those that are not started yet.
@@ -164,6 +200,11 @@ impl Checked {
 // === impl CheckContext ===
 
 impl CheckContext<'_> {
+    /// The plugins of this interface.
+    fn select(&self, interface: Interface) -> Vec<&Plugin> {
+        self.plugins.iter().filter(|plugin| plugin.interface() == interface).collect()
+    }
+
     fn for_plugin(&self, kind: &str, contents: &Contents) -> PluginContext {
         PluginContext {
             namespace: contents.says.namespace.clone(),
