@@ -1,20 +1,27 @@
 //! One direction of a spliced connection.
 
 use std::{
+    cell::RefCell,
     io,
     task::{Context, Poll, ready},
 };
 
-use rustix::net::{Shutdown, shutdown};
-use tokio::net::TcpStream;
+use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
+use tokio::{io::Interest, net::TcpStream};
 
 /// How many bytes may be under way per direction.
-const PIPE_BUFFER: usize = 16 * 1024;
+const PIPE_BUFFER: usize = 64 * 1024;
+
+thread_local! {
+    /// What is read goes through this memory. Only what cannot be written at once takes more.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// One direction: from one socket to the other. It may pause between two polls without losing anything.
 #[derive(Debug, Default)]
 pub(crate) struct Pipe {
-    buffer: Vec<u8>,
+    /// Read and not written yet, from `sent` on.
+    left: Vec<u8>,
     sent: usize,
     /// The sender has half-closed.
     ended: bool,
@@ -32,7 +39,7 @@ impl Pipe {
 
     /// Whether bytes were read that are not yet written.
     pub(crate) fn is_full(&self) -> bool {
-        self.sent < self.buffer.len()
+        self.sent < self.left.len()
     }
 
     /// Half-closes the receiver.
@@ -53,7 +60,7 @@ impl Pipe {
         while !self.done {
             if self.is_full() {
                 ready!(to.poll_write_ready(cx))?;
-                match to.try_write(&self.buffer[self.sent..]) {
+                match to.try_write(&self.left[self.sent..]) {
                     Ok(len) => {
                         self.sent += len;
                         *moved = true;
@@ -61,19 +68,14 @@ impl Pipe {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(error) => return Poll::Ready(Err(error)),
                 }
+                if !self.is_full() {
+                    (self.left, self.sent) = (Vec::new(), 0);
+                }
             } else if self.ended {
                 self.end(to);
             } else {
-                if from.poll_read_ready(cx)?.is_pending() {
-                    // Nothing is under way: an idle connection keeps no buffer.
-                    self.buffer = Vec::new();
-                    self.sent = 0;
-                    return Poll::Pending;
-                }
-                self.buffer.clear();
-                self.sent = 0;
-                self.buffer.reserve(PIPE_BUFFER);
-                match from.try_read_buf(&mut self.buffer) {
+                ready!(from.poll_read_ready(cx))?;
+                match BUFFER.with_borrow_mut(|buffer| self.copy(from, to, buffer)) {
                     Ok(0) => self.ended = true,
                     Ok(_) => *moved = true,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -82,5 +84,35 @@ impl Pipe {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Reads once, and writes as much of that as can be written at once. How much was read.
+    fn copy(&mut self, from: &TcpStream, to: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        buffer.resize(PIPE_BUFFER, 0);
+        let len = read(from, buffer)?;
+        if len > 0 {
+            let written = match to.try_write(&buffer[..len]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                written => written?,
+            };
+            self.left.extend_from_slice(&buffer[written..len]);
+        }
+        Ok(len)
+    }
+}
+
+/// Reads what the readiness announces.
+fn read(from: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut read = None;
+    let tried = from.try_io(Interest::READABLE, || {
+        let (_, len) = recv(from, &mut *buffer, RecvFlags::DONTWAIT)?;
+        read = Some(len);
+        // Less than fits: nothing is left, and another call would only say so. Said in here, where tokio knows whether
+        // anything arrived since, it hides no new event.
+        if 0 < len && len < buffer.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    });
+    match read {
+        Some(len) => Ok(len),
+        None => tried.map(|()| 0),
     }
 }
