@@ -71,6 +71,20 @@ pub(crate) enum ChunksRead {
     Broken(usize),
 }
 
+/// What the next bytes of a body are.
+pub(crate) enum ChunkPart {
+    /// This many are data.
+    Data(usize),
+    /// This many frame the data.
+    Framing(usize),
+    /// This many belong to the trailers, or to the line that ends them.
+    Trailers(usize),
+    /// The same, and the body ends with them.
+    End(usize),
+    /// They are invalid.
+    Broken,
+}
+
 // === impl Chunks ===
 
 impl Chunks {
@@ -102,6 +116,40 @@ impl Chunks {
             }
         }
         ChunksRead::All
+    }
+
+    /// Goes on by the bytes of one kind that these begin with.
+    pub(crate) fn next_part(&mut self, bytes: &[u8]) -> ChunkPart {
+        if self.is_in_data() {
+            let here = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+            // It stays within the data.
+            self.follow(&bytes[..here]);
+            return ChunkPart::Data(here);
+        }
+        let trailers = self.is_in_trailers();
+        for (at, byte) in bytes.iter().enumerate() {
+            match self.follow(std::slice::from_ref(byte)) {
+                ChunksRead::All => {}
+                ChunksRead::End(_) => return ChunkPart::End(at + 1),
+                ChunksRead::Broken(_) => return ChunkPart::Broken,
+            }
+            if self.is_in_data() || self.is_in_trailers() != trailers {
+                return ChunkPart::Framing(at + 1);
+            }
+        }
+        if trailers { ChunkPart::Trailers(bytes.len()) } else { ChunkPart::Framing(bytes.len()) }
+    }
+
+    /// Whether the next byte is data.
+    pub(crate) fn is_in_data(&self) -> bool {
+        matches!(self.next, Next::Data)
+    }
+
+    fn is_in_trailers(&self) -> bool {
+        matches!(
+            self.next,
+            Next::Line | Next::TrailerName | Next::TrailerValue | Next::TrailerLf | Next::EndLf
+        )
     }
 
     /// The state after this byte; `None`: it is invalid here.
@@ -165,6 +213,12 @@ impl Chunks {
     }
 }
 
+/// Whether a field of this name, which is in lower case, may be a trailer.
+pub(crate) fn may_be_trailer(name: &str) -> bool {
+    let name = name.replace('_', "-");
+    !FORBIDDEN_TRAILERS.contains(&&*name) && !is_about_client(&name)
+}
+
 /// A byte of a field's value (RFC 9110 5.5).
 fn is_text(byte: u8) -> bool {
     byte == b'\t' || !byte.is_ascii_control()
@@ -203,6 +257,44 @@ mod tests {
             );
         }
         assert!(FORBIDDEN_TRAILERS.iter().all(|name| name.len() <= MAX_FORBIDDEN));
+    }
+
+    #[test]
+    fn the_parts_of_a_body_are_the_same_however_it_arrives() {
+        let body = b"3;x=\"y\"\r\nabc\r\n0002\r\nde\r\n0\r\nX-Sum: 1\r\nY: 2\r\n\r\n";
+        for size in [1, 2, 3, 7, body.len()] {
+            let (mut chunks, mut data, mut trailers, mut ended) =
+                (Chunks::new(), Vec::new(), Vec::new(), false);
+            for mut bytes in body.chunks(size) {
+                while !bytes.is_empty() {
+                    let len = match chunks.next_part(bytes) {
+                        ChunkPart::Data(len) => {
+                            data.extend_from_slice(&bytes[..len]);
+                            len
+                        }
+                        ChunkPart::Framing(len) => len,
+                        ChunkPart::Trailers(len) => {
+                            trailers.extend_from_slice(&bytes[..len]);
+                            len
+                        }
+                        ChunkPart::End(len) => {
+                            trailers.extend_from_slice(&bytes[..len]);
+                            ended = true;
+                            len
+                        }
+                        ChunkPart::Broken => panic!("it is valid"),
+                    };
+                    bytes = &bytes[len..];
+                }
+            }
+            assert!(ended, "{size}");
+            assert_eq!(
+                (&data[..], &trailers[..]),
+                (&b"abcde"[..], &b"X-Sum: 1\r\nY: 2\r\n\r\n"[..]),
+                "{size}"
+            );
+        }
+        assert!(matches!(Chunks::new().next_part(b"3\rabc"), ChunkPart::Broken));
     }
 
     #[test]

@@ -154,7 +154,7 @@ impl Identifier {
         if let Some(identified) = self.find(origin, host, headers)? {
             return Ok(identified);
         }
-        self.plugins.ask_again(Instant::now()).await;
+        Box::pin(self.plugins.ask_again(Instant::now())).await;
         if let Some(identified) = self.find(origin, host, headers)? {
             return Ok(identified);
         }

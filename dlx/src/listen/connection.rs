@@ -131,10 +131,10 @@ async fn linger(socket: &Socket) {
     let _ = timeout_at(Instant::now() + LINGER_TIMEOUT, reading).await;
 }
 
-/// Answers a request; the connection is busy until the end of the answer.
+/// Answers a request; the connection is busy until the end of the answer. (Boxed, as it is moved often.)
 async fn answer(
     context: Arc<ConnectionContext>,
-    request: Request<Incoming>,
+    request: Box<Request<Incoming>>,
 ) -> Result<Response<Tracked<ResponseBody>>, Infallible> {
     let progress = context.progress.clone();
     let busy = progress.begin();
@@ -155,7 +155,7 @@ async fn answer(
 
 async fn serve_http1(context: Arc<ConnectionContext>, requests: Requests) {
     let progress = context.progress.clone();
-    let service = service_fn(move |request: Request<Incoming>| answer(context.clone(), request));
+    let service = service_fn(move |request| answer(context.clone(), Box::new(request)));
     let connection = http1::Builder::new()
         // `Timed` has the timeouts.
         .header_read_timeout(None)
@@ -181,7 +181,7 @@ async fn serve_http2(context: Arc<ConnectionContext>, socket: Socket) {
     let stall = context.progress.timeouts().stall;
     let progress = context.progress.clone();
     let timed = Timed::new(socket, progress.clone());
-    let service = service_fn(move |request: Request<Incoming>| answer(context.clone(), request));
+    let service = service_fn(move |request| answer(context.clone(), Box::new(request)));
     let mut connection = http2::Builder::new(Streams { stall })
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)

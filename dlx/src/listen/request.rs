@@ -19,7 +19,7 @@ const MAX_VISITS: usize = 5;
 /// Answers one request.
 pub(crate) async fn answer_request(
     context: Arc<ConnectionContext>,
-    request: Request<Incoming>,
+    request: Box<Request<Incoming>>,
 ) -> Response<ResponseBody> {
     let version = request.version();
     let may_switch = version == Version::HTTP_11 && request.headers().contains_key(header::UPGRADE);
@@ -61,7 +61,7 @@ fn ends_connection(response: &Response<ResponseBody>) -> bool {
 async fn serve(
     context: &Arc<ConnectionContext>,
     identified: Identified,
-    mut request: Request<Incoming>,
+    mut request: Box<Request<Incoming>>,
 ) -> Response<ResponseBody> {
     let resource = identified.resource.clone();
     if request.headers().get_all(header::CONTENT_LENGTH).iter().nth(1).is_some()

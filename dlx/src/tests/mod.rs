@@ -26,6 +26,7 @@ mod static_responses;
 mod stopping;
 mod tcp;
 mod tcp_held;
+mod translated;
 mod unassigned_ports;
 mod unchanged;
 mod unread;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::Response;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::{pool::PooledConnection, upload::Unanswered};
+use super::{dial::UpstreamError, http1::AnswerBody, upload::Unanswered};
 use crate::state::{InFlight, NamespaceShare};
 
 /// A response's body on its way to the client.
@@ -28,13 +28,20 @@ pub(crate) enum ResponseBody {
 /// A body from the resource.
 #[derive(Debug)]
 pub(crate) struct Through {
-    incoming: Incoming,
-    /// The connection it comes on, returned to the pool at its end.
-    connection: Option<PooledConnection>,
+    incoming: FromResource,
     /// Counts the request in flight until the body is done or dropped.
     in_flight: Option<InFlight>,
     /// Keeps the request in flight after that, while its body still arrives.
     unanswered: Option<Unanswered>,
+}
+
+/// Who reads a body from the resource.
+#[derive(Debug)]
+pub(crate) enum FromResource {
+    /// The DLX, over HTTP/1.1.
+    Http1(AnswerBody),
+    /// The HTTP library.
+    Library(Incoming),
 }
 
 // === impl ResponseBody ===
@@ -55,13 +62,12 @@ impl ResponseBody {
 
     /// Wraps the resource's body.
     pub(crate) fn through(
-        response: Response<Incoming>,
-        connection: Option<PooledConnection>,
+        response: Response<FromResource>,
         in_flight: InFlight,
         unanswered: Option<Unanswered>,
     ) -> Response<Self> {
         response.map(|incoming| {
-            let mut through = Through { incoming, connection, in_flight: Some(in_flight), unanswered };
+            let mut through = Through { incoming, in_flight: Some(in_flight), unanswered };
             if through.incoming.is_end_stream() {
                 through.ended();
             }
@@ -78,17 +84,17 @@ impl From<Bytes> for ResponseBody {
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = UpstreamError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
         match self.get_mut() {
             ResponseBody::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             ResponseBody::Withheld => Poll::Ready(None),
             ResponseBody::Through(through) => {
-                let frame = std::task::ready!(Pin::new(&mut through.incoming).poll_frame(cx));
+                let frame = std::task::ready!(through.incoming.poll_frame(cx));
                 if frame.is_none()
                     || frame.as_ref().is_some_and(Result::is_ok) && through.incoming.is_end_stream()
                 {
@@ -123,11 +129,38 @@ impl Body for ResponseBody {
 impl Through {
     /// The whole body has arrived.
     fn ended(&mut self) {
-        if let (Some(connection), Some(in_flight)) = (self.connection.take(), &self.in_flight) {
-            connection.return_to_pool(in_flight.resource());
+        if let (FromResource::Http1(body), Some(in_flight)) = (&mut self.incoming, &self.in_flight) {
+            body.return_connection(in_flight.resource());
         }
         if let (Some(in_flight), Some(unanswered)) = (self.in_flight.take(), self.unanswered.take()) {
             unanswered.answered(in_flight);
+        }
+    }
+}
+
+// === impl FromResource ===
+
+impl FromResource {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
+        match self {
+            FromResource::Http1(body) => Pin::new(body).poll_frame(cx),
+            FromResource::Library(body) => {
+                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| Ok(frame?)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            FromResource::Http1(body) => body.is_end_stream(),
+            FromResource::Library(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            FromResource::Http1(body) => body.size_hint(),
+            FromResource::Library(body) => body.size_hint(),
         }
     }
 }

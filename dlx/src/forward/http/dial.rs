@@ -2,12 +2,12 @@
 
 use std::{io, time::Duration};
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{RequestBody, upstream::Upstream};
-use crate::{answer::explain, client::alive, identify::head::MAX_FIELDS, state::EndpointTarget};
+use crate::{answer::explain, client::alive, state::EndpointTarget};
 
 /// Why a resource could not be reached, or did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -53,35 +53,6 @@ pub(crate) async fn dial(target: &EndpointTarget) -> Result<TcpStream, UpstreamE
     let _ = stream.set_nodelay(true);
     alive::watch(&stream);
     Ok(stream)
-}
-
-/// A connection that speaks HTTP/1.1.
-pub(crate) async fn dial_http1(
-    target: &EndpointTarget,
-) -> Result<(http1::SendRequest<RequestBody>, Upstream), UpstreamError> {
-    handshake_http1(dial(target).await?, target).await
-}
-
-/// The same on a connection that is open.
-pub(crate) async fn handshake_http1(
-    stream: TcpStream,
-    target: &EndpointTarget,
-) -> Result<(http1::SendRequest<RequestBody>, Upstream), UpstreamError> {
-    let upstream = Upstream::new(stream);
-    let (sender, connection) = http1::Builder::new()
-        // Copying a small body costs less than writing two buffers.
-        .writev(false)
-        .max_headers(MAX_FIELDS)
-        .handshake(TokioIo::new(upstream.clone()))
-        .await
-        .map_err(|source| UpstreamError::Handshake {
-            protocol: "HTTP/1",
-            address: target.endpoint.address.clone(),
-            source,
-        })?;
-    // The pending response returns its error, too.
-    tokio::spawn(async move { drop(connection.await) });
-    Ok((sender, upstream))
 }
 
 /// A connection that speaks HTTP/2.

@@ -12,18 +12,14 @@ use scaler_types::AddressOf;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
-    ConnectionContext, ParkedRequest, RequestBody, ResponseBody,
-    dial::UpstreamError,
-    headers,
-    pool::{PooledConnection, Unsent},
-    resend, static_response, upgrade,
-    upload::Unanswered,
+    ConnectionContext, ParkedRequest, RequestBody, ResponseBody, body::FromResource, headers, http1,
+    pool::Unsent, resend, static_response, upgrade, upload::Unanswered,
 };
 use crate::{
     admit::{Admission, Admitted, weight},
     answer::ErrorResponse,
     error_code,
-    identify::{Identified, client, head::coded},
+    identify::{Identified, client},
     state::{ColdStart, Effect, EndpointTarget, InFlight, ResourceHandle, WakeCause},
 };
 
@@ -32,10 +28,10 @@ pub(super) const PERMIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause before a port of a ready endpoint is tried again.
 const PORT_RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// The head of an answer, and its connection.
+/// An answer as it came.
 enum Answer {
-    /// On a connection of the pool.
-    Pooled(Response<Incoming>, Option<PooledConnection>),
+    /// Of HTTP.
+    Http(Response<FromResource>),
     /// The resource switched the protocol; bytes are copied from now on.
     Switched(Response<Incoming>),
 }
@@ -50,7 +46,7 @@ type Exchange = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Arc<E
 pub(crate) fn forward(
     context: Arc<ConnectionContext>,
     identified: Identified,
-    request: Request<Incoming>,
+    request: Box<Request<Incoming>>,
 ) -> Exchange {
     let Identified { resource, path } = identified;
     let parked = context.take_parked();
@@ -62,7 +58,9 @@ pub(crate) fn forward(
             if Arc::ptr_eq(admission.resource(), &resource) =>
         {
             return Box::pin(async move {
-                send_on(context, admission, path, request, outcome?, sent_before).await
+                let admitted = outcome?;
+                let outgoing = outgoing(&context, admission.resource(), path, *request);
+                send_on(context, admission, outgoing, admitted, sent_before).await
             });
         }
         Some(ParkedRequest { admission, .. }) => admission.for_resource(resource),
@@ -71,7 +69,8 @@ pub(crate) fn forward(
     match admission.enter() {
         Some(in_flight) => {
             let admitted = Admitted { in_flight, held: None };
-            Box::pin(send_on(context, admission, path, request, admitted, false))
+            let outgoing = outgoing(&context, admission.resource(), path, *request);
+            Box::pin(send_on(context, admission, outgoing, admitted, false))
         }
         None => Box::pin(hold(context, admission, path, request)),
     }
@@ -81,12 +80,13 @@ pub(crate) fn forward(
 pub(crate) fn at_once(
     context: Arc<ConnectionContext>,
     identified: Identified,
-    request: Request<Incoming>,
+    request: Box<Request<Incoming>>,
     in_flight: InFlight,
 ) -> Exchange {
     let Identified { resource, path } = identified;
     let admitted = Admitted { in_flight, held: None };
-    Box::pin(send_on(context, Admission::at_once(resource), path, request, admitted, false))
+    let outgoing = outgoing(&context, &resource, path, *request);
+    Box::pin(send_on(context, Admission::at_once(resource), outgoing, admitted, false))
 }
 
 /// Holds a request until its resource is up, then sends it; stops when its client leaves.
@@ -94,7 +94,7 @@ async fn hold(
     context: Arc<ConnectionContext>,
     mut admission: Admission,
     path: Option<http::uri::PathAndQuery>,
-    mut request: Request<Incoming>,
+    mut request: Box<Request<Incoming>>,
 ) -> Result<Response<ResponseBody>, Arc<ErrorResponse>> {
     let bytes = weight(&request);
     admission.note_cause(|| {
@@ -119,7 +119,8 @@ async fn hold(
             }
         },
     };
-    Box::pin(send_on(context, admission, path, request, admitted, false)).await
+    let outgoing = outgoing(&context, admission.resource(), path, *request);
+    Box::pin(send_on(context, admission, outgoing, admitted, false)).await
 }
 
 /// Holds a request that found no endpoint. An error says whether the resource may have seen it the first time.
@@ -141,14 +142,12 @@ async fn wait_again(
 async fn send_on(
     context: Arc<ConnectionContext>,
     mut admission: Admission,
-    path: Option<http::uri::PathAndQuery>,
-    request: Request<Incoming>,
+    Outgoing { mut request, switch }: Outgoing,
     mut admitted: Admitted,
     sent_before: bool,
 ) -> Result<Response<ResponseBody>, Arc<ErrorResponse>> {
-    let (mut request, switch) = outgoing(&context, admission.resource(), path, request);
     if sent_before {
-        request = resend::second(request);
+        resend::mark_second(&mut request);
     }
     let unanswered = request.body().unanswered();
     let (mut cold, mut marked) = (None, false);
@@ -169,27 +168,27 @@ async fn send_on(
             request.headers_mut().append(header::VIA, resource.mark.clone());
             marked = true;
         }
-        let sending = send(&context, &target, request, switch.is_some());
-        let sent = match held {
-            None => sending.await,
-            Some((permit, how)) => {
-                cold = Some(how);
-                let mut sending = std::pin::pin!(sending);
-                match timeout(PERMIT_TIMEOUT, &mut sending).await {
-                    Ok(sent) => sent,
-                    Err(_) => {
-                        drop(permit);
-                        sending.await
+        let sent = {
+            let mut sending = std::pin::pin!(send(&context, &target, &mut request, switch.is_some()));
+            match held {
+                None => sending.await,
+                Some((permit, how)) => {
+                    cold = Some(how);
+                    match Box::pin(timeout(PERMIT_TIMEOUT, &mut sending)).await {
+                        Ok(sent) => sent,
+                        Err(_) => {
+                            drop(permit);
+                            sending.await
+                        }
                     }
                 }
             }
         };
         match sent {
             Ok(answer) => return Ok(incoming(&context, answer, in_flight, unanswered, switch, cold)),
-            Err(Unsent::Never(unsent, error)) => {
+            Err(Unsent::Never(error)) => {
                 tracing::debug!(resource = %resource.key.id, reason = %error, "failed to send a request; choosing an endpoint again");
                 resource.mark_unreachable(&target, error.to_string());
-                request = *unsent;
                 if !target.is_other_port() && resource.is_up() && !admission.is_over() {
                     // To another endpoint that is ready.
                     admitted = Admitted { in_flight, held: None };
@@ -215,12 +214,9 @@ async fn send_on(
                     context.progress.timeouts().stall,
                 )));
             }
-            Err(Unsent::Client(error)) => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                return Err(Arc::new(ErrorResponse::malformed(format!(
-                    "its body ended with an error: {}",
-                    cause.unwrap_or_default()
-                ))));
+            Err(Unsent::Client(reason)) => {
+                let reason = format!("its body ended with an error: {reason}");
+                return Err(Arc::new(ErrorResponse::malformed(reason)));
             }
             Err(Unsent::Perhaps(error)) => {
                 return Err(Arc::new(ErrorResponse::upstream_error(&resource.key.id, error)));
@@ -235,13 +231,21 @@ pub(super) fn choose(context: &ConnectionContext, resource: &ResourceHandle) -> 
     Some(target.on_port(context.origin.port.as_ref().and_then(|identity| identity.port.target)))
 }
 
-/// The request as it is sent to the resource; and the client's side of a protocol switch, if it asks for one.
+/// A request as it is sent to the resource.
+struct Outgoing {
+    /// Boxed: it is moved often.
+    request: Box<Request<RequestBody>>,
+    /// The client's side of a protocol switch, if it asks for one.
+    switch: Option<OnUpgrade>,
+}
+
+/// The request as it is sent to the resource.
 fn outgoing(
     context: &ConnectionContext,
     resource: &ResourceHandle,
     path: Option<http::uri::PathAndQuery>,
     request: Request<Incoming>,
-) -> (Request<RequestBody>, Option<OnUpgrade>) {
+) -> Outgoing {
     let (mut parts, body) = request.into_parts();
     let protocol = upgrade::requested_protocol(&parts.headers, parts.version);
     let switch = protocol.as_ref().and_then(|_| parts.extensions.remove::<OnUpgrade>());
@@ -258,7 +262,13 @@ fn outgoing(
     // HTTP/1.1 requires a Host; a request without one is sent on as HTTP/1.0.
     let http10 = parts.version == Version::HTTP_10 && !parts.headers.contains_key(header::HOST);
     let trailers = grpc || headers::takes_trailers(&parts.headers);
-    headers::strip(&mut parts.headers);
+    if parts.version == Version::HTTP_2 {
+        // The library refuses the others.
+        parts.headers.remove(header::TE);
+        parts.headers.remove("http2-settings");
+    } else {
+        headers::strip(&mut parts.headers);
+    }
     if !http2 {
         if parts.version == Version::HTTP_2 {
             headers::join_cookies(&mut parts.headers);
@@ -294,7 +304,8 @@ fn outgoing(
         Some(path) => Uri::from(path),
         None => Uri::from_static("/"),
     };
-    (Request::from_parts(parts, RequestBody::from_client(body, context)), switch)
+    let request = Box::new(Request::from_parts(parts, RequestBody::from_client(body, context)));
+    Outgoing { request, switch }
 }
 
 /// How the headers about the client are forwarded.
@@ -319,37 +330,27 @@ fn is_grpc(headers: &http::HeaderMap) -> bool {
 async fn send(
     context: &ConnectionContext,
     target: &EndpointTarget,
-    request: Request<RequestBody>,
+    request: &mut Request<RequestBody>,
     switch: bool,
 ) -> Result<Answer, Unsent> {
     if switch {
         return Box::pin(upgrade::send(target, request)).await.map(|response| match response.status() {
             StatusCode::SWITCHING_PROTOCOLS => Answer::Switched(response),
-            _ => Answer::Pooled(response, None),
+            _ => Answer::Http(response.map(FromResource::Library)),
         });
     }
     if request.version() == Version::HTTP_2 {
-        let request = with_authority(request);
+        move_host(request);
         return Box::pin(context.pool.send_http2(target, request))
             .await
-            .map(|response| Answer::Pooled(response, None));
+            .map(|response| Answer::Http(response.map(FromResource::Library)));
     }
-    let http10 = request.version() == Version::HTTP_10;
-    let (response, connection) = context.pool.send(target, request).await?;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        // The upstream switched to a protocol that was not requested.
-        return Err(Unsent::Perhaps(UpstreamError::UnrequestedSwitch));
-    }
-    if coded(response.headers()) {
-        return Err(Unsent::Perhaps(UpstreamError::TransferCoding));
-    }
-    // After a response in HTTP/1.0 hyper sends the next request in HTTP/1.0, which has no bodies of unknown length.
-    let again = !http10 && response.version() != Version::HTTP_10;
-    Ok(Answer::Pooled(response, again.then_some(connection)))
+    let response = http1::send(&context.pool, target, request).await?;
+    Ok(Answer::Http(response.map(FromResource::Http1)))
 }
 
 /// HTTP/2 has the host in the URI.
-fn with_authority(mut request: Request<RequestBody>) -> Request<RequestBody> {
+fn move_host(request: &mut Request<RequestBody>) {
     let host = request.headers_mut().remove(header::HOST);
     let host = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
@@ -357,7 +358,6 @@ fn with_authority(mut request: Request<RequestBody>) -> Request<RequestBody> {
     if let Ok(uri) = built {
         *request.uri_mut() = uri;
     }
-    request
 }
 
 /// The answer as the client gets it.
@@ -371,12 +371,17 @@ fn incoming(
 ) -> Response<ResponseBody> {
     let resource = in_flight.resource().clone();
     let mut response = match answer {
-        Answer::Pooled(mut response, connection) => {
+        Answer::Http(mut response) => {
             let http1 = context.socket.is_some();
             let protocol = (http1 && response.status() == StatusCode::UPGRADE_REQUIRED)
                 .then(|| response.headers_mut().remove(header::UPGRADE))
                 .flatten();
-            headers::strip(response.headers_mut());
+            // Those of HTTP/1.1 were read without them.
+            if matches!(response.body(), FromResource::Library(_))
+                || response.status() == StatusCode::UPGRADE_REQUIRED
+            {
+                headers::strip(response.headers_mut());
+            }
             if let Some(protocol) = protocol {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
                 response.headers_mut().insert(header::UPGRADE, protocol);
@@ -385,7 +390,7 @@ fn incoming(
             let withheld = http1
                 && response.status() == StatusCode::NOT_MODIFIED
                 && headers::says_length(response.headers());
-            let response = ResponseBody::through(response, connection, in_flight, unanswered);
+            let response = ResponseBody::through(response, in_flight, unanswered);
             if withheld { response.map(|_| ResponseBody::Withheld) } else { response }
         }
         Answer::Switched(response) => upgrade::switch(response, switch, in_flight, context.clone()),

@@ -1,10 +1,12 @@
 //! HTTP to a resource and back: connections that are kept, requests that may be sent again, switches of protocol.
 
+mod answer_framing;
 mod body;
 mod dial;
 mod forward;
 mod habit;
 mod headers;
+mod http1;
 mod pool;
 mod relay;
 mod replay;

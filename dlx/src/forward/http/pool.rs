@@ -11,10 +11,7 @@ use std::{
 };
 
 use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::{http1, http2},
-};
+use hyper::{body::Incoming, client::conn::http2};
 use tokio::{
     net::TcpStream,
     sync::Notify,
@@ -23,10 +20,10 @@ use tokio::{
 
 use super::{
     RequestBody,
-    dial::{UpstreamError, dial, dial_http1, dial_http2, handshake_http1},
+    dial::{UpstreamError, dial, dial_http2},
     habit::KeepAliveHabit,
     resend,
-    upstream::{self, IdleState, Upstream},
+    upstream::{IdleState, Upstream, peek_state},
 };
 use crate::state::{EndpointTarget, ResourceHandle};
 
@@ -63,33 +60,24 @@ struct Idle {
 struct Kept {
     /// When a connection was last kept.
     since: Instant,
-    http1: Vec<Connection>,
+    http1: Vec<IdleConnection>,
     http2: Option<(Instant, http2::SendRequest<RequestBody>, Upstream)>,
     habit: KeepAliveHabit,
 }
 
-/// A connection that carries one request at a time.
+/// An idle connection that carries one request at a time.
 #[derive(Debug)]
-struct Connection {
-    link: Link,
+struct IdleConnection {
+    stream: TcpStream,
     /// How many answers came on it, to their end.
     answers: u32,
-    /// When the last answer ended, or it was made.
+    /// When the last answer ended.
     since: Instant,
 }
 
-/// Who reads and writes an open connection. An idle one may change hands.
+/// A connection in use by a request.
 #[derive(Debug)]
-enum Link {
-    /// The HTTP library.
-    Library(http1::SendRequest<RequestBody>, Upstream),
-    /// The relay.
-    Relay(TcpStream),
-}
-
-/// A connection in use by the relay.
-#[derive(Debug)]
-pub(crate) struct RelayConnection {
+pub(crate) struct PooledConnection {
     /// The connection.
     pub(crate) stream: TcpStream,
     /// Whether a request was answered on it before.
@@ -100,23 +88,15 @@ pub(crate) struct RelayConnection {
     since: Instant,
 }
 
-/// A connection in use by a request.
-#[derive(Debug)]
-pub(crate) struct PooledConnection {
-    pool: Arc<Pool>,
-    target: u64,
-    connection: Connection,
-}
-
 /// Why a request got no answer.
 #[derive(Debug)]
 pub(crate) enum Unsent {
-    /// No byte was sent; the request again.
-    Never(Box<Request<RequestBody>>, UpstreamError),
+    /// No byte was sent; the request is whole.
+    Never(UpstreamError),
     /// The resource may have seen it.
     Perhaps(UpstreamError),
-    /// The resource may have seen it, and its client broke off the body.
-    Client(hyper::Error),
+    /// The resource may have seen it, and its client broke off the body: why.
+    Client(String),
 }
 
 // === impl Unsent ===
@@ -125,9 +105,9 @@ impl Unsent {
     /// Classifies the error of a request that the resource may have seen.
     pub(crate) fn perhaps(error: hyper::Error) -> Self {
         // hyper blames its caller: the client's body failed.
-        match error.is_user() && std::error::Error::source(&error).is_some() {
-            true => Self::Client(error),
-            false => Self::Perhaps(error.into()),
+        match std::error::Error::source(&error).filter(|_| error.is_user()) {
+            Some(cause) => Self::Client(cause.to_string()),
+            None => Self::Perhaps(error.into()),
         }
     }
 }
@@ -157,65 +137,13 @@ impl Pool {
         if count < 2 { 0 } else { self.next.fetch_add(1, Ordering::Relaxed) % count }
     }
 
-    /// Sends a request in HTTP/1.1 and waits for the response's head.
-    pub(crate) async fn send(
-        self: &Arc<Self>,
-        target: &EndpointTarget,
-        mut request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, PooledConnection), Unsent> {
-        loop {
-            let (safe, second) = (resend::is_safe(&request), resend::is_second(&request));
-            // A request that is sent again takes a new connection.
-            let kept = if second { None } else { self.take(target.number, safe) };
-            let reused = kept.is_some();
-            let (answers, since) =
-                kept.as_ref().map_or((0, Instant::now()), |kept| (kept.answers, kept.since));
-            let library = match kept.map(|kept| kept.link) {
-                Some(Link::Library(sender, upstream)) => Ok((sender, upstream)),
-                Some(Link::Relay(stream)) => Box::pin(handshake_http1(stream, target)).await,
-                None => Box::pin(dial_http1(target)).await,
-            };
-            let (mut sender, upstream) = match library {
-                Ok(library) => library,
-                Err(error) => return Err(Unsent::Never(Box::new(request), error)),
-            };
-            let copy = (reused && safe).then(|| resend::copy(&request));
-            let sent = Instant::now();
-            upstream.begin();
-            let result = sender.try_send_request(request).await;
-            let connection = Connection { link: Link::Library(sender, upstream.clone()), answers, since };
-            let mut failed = match result {
-                Ok(response) => {
-                    self.count_second(second);
-                    return Ok((
-                        response,
-                        PooledConnection { pool: self.clone(), target: target.number, connection },
-                    ));
-                }
-                Err(failed) => failed,
-            };
-            match (failed.take_message(), copy) {
-                // The idle connection was closed: try the next, or a new one.
-                (Some(again), _) if reused => request = again,
-                (Some(again), _) => return Err(Unsent::Never(Box::new(again), failed.into_error().into())),
-                (None, Some(copy)) if !upstream.answered() && resend::crossed(upstream.closed(), sent) => {
-                    self.note_closed(target.number, &connection);
-                    request = resend::second(copy);
-                }
-                (None, _) => {
-                    self.count_second(second);
-                    return Err(Unsent::perhaps(failed.into_error()));
-                }
-            }
-        }
-    }
-
-    /// Sends a request in HTTP/2 with prior knowledge.
+    /// Sends a request in HTTP/2 with prior knowledge. Taken out of its place, unless it was not sent.
     pub(crate) async fn send_http2(
         self: &Arc<Self>,
         target: &EndpointTarget,
-        mut request: Request<RequestBody>,
+        place: &mut Request<RequestBody>,
     ) -> Result<Response<Incoming>, Unsent> {
+        let mut request = resend::take(place);
         loop {
             let (safe, second) = (resend::is_safe(&request), resend::is_second(&request));
             let kept = if second { None } else { self.take_http2(target.number) };
@@ -224,7 +152,10 @@ impl Pool {
                 Some(connection) => connection,
                 None => match dial_http2(target).await {
                     Ok(connection) => connection,
-                    Err(error) => return Err(Unsent::Never(Box::new(request), error)),
+                    Err(error) => {
+                        *place = request;
+                        return Err(Unsent::Never(error));
+                    }
                 },
             };
             self.keep_http2(target.number, sender.clone(), upstream.clone());
@@ -242,12 +173,16 @@ impl Pool {
                     self.drop_http2(target.number);
                     request = again;
                 }
-                (Some(again), _) => return Err(Unsent::Never(Box::new(again), failed.into_error().into())),
-                (None, Some(copy))
+                (Some(again), _) => {
+                    *place = again;
+                    return Err(Unsent::Never(failed.into_error().into()));
+                }
+                (None, Some(mut copy))
                     if resend::was_refused(failed.error(), &upstream) && resend::begins_again(&copy)
                         || reused && safe && resend::crossed(upstream.closed(), sent) =>
                 {
-                    request = resend::second(copy);
+                    resend::mark_second(&mut copy);
+                    request = copy;
                 }
                 (None, _) => {
                     self.count_second(second);
@@ -258,7 +193,7 @@ impl Pool {
     }
 
     /// Counts a request that went out for the second time.
-    fn count_second(&self, second: bool) {
+    pub(crate) fn count_second(&self, second: bool) {
         if second {
             self.resent.fetch_add(1, Ordering::Relaxed);
         }
@@ -286,25 +221,17 @@ impl Pool {
         }
     }
 
-    /// An idle connection for the relay; as [`take`](Self::take) chooses.
+    /// An idle connection; for a request that cannot be sent again, one that is likely to stay open.
     pub(crate) fn take_idle(
         self: &Arc<Self>,
         target: &EndpointTarget,
         safe: bool,
-    ) -> Option<RelayConnection> {
-        loop {
-            let Connection { link, answers, since } = self.take(target.number, safe)?;
-            let stream = match link {
-                Link::Relay(stream) => Some(stream),
-                Link::Library(_, upstream) => upstream.detach(),
-            };
-            if let Some(stream) = stream {
-                return Some(self.relayed(target.number, stream, answers, since));
-            }
-        }
+    ) -> Option<PooledConnection> {
+        let IdleConnection { stream, answers, since } = self.take(target.number, safe)?;
+        Some(self.pooled(target.number, stream, answers, since))
     }
 
-    /// A new connection for the relay.
+    /// A new connection.
     ///
     /// # Errors
     ///
@@ -312,23 +239,22 @@ impl Pool {
     pub(crate) async fn dial(
         self: &Arc<Self>,
         target: &EndpointTarget,
-    ) -> Result<RelayConnection, UpstreamError> {
+    ) -> Result<PooledConnection, UpstreamError> {
         let stream = dial(target).await?;
-        Ok(self.relayed(target.number, stream, 0, Instant::now()))
+        Ok(self.pooled(target.number, stream, 0, Instant::now()))
     }
 
-    fn relayed(
+    fn pooled(
         self: &Arc<Self>,
         target: u64,
         stream: TcpStream,
         answers: u32,
         since: Instant,
-    ) -> RelayConnection {
-        RelayConnection { stream, reused: answers > 0, pool: self.clone(), target, answers, since }
+    ) -> PooledConnection {
+        PooledConnection { stream, reused: answers > 0, pool: self.clone(), target, answers, since }
     }
 
-    /// An idle connection; for a request that cannot be sent again, one that is likely to stay open.
-    fn take(&self, target: u64, safe: bool) -> Option<Connection> {
+    fn take(&self, target: u64, safe: bool) -> Option<IdleConnection> {
         let mut idle = self.lock();
         let kept = idle.endpoints.get_mut(&target)?;
         if kept.http1.is_empty() {
@@ -340,22 +266,21 @@ impl Pool {
         while at > 0 {
             at -= 1;
             let connection = &kept.http1[at];
-            let closed = connection.is_closed();
-            let fits = connection.is_ready() && (safe || kept.habit.trusted(connection.since, now));
-            if closed || fits && connection.peek_state() != IdleState::Quiet {
-                connection.record_close(&mut kept.habit, now);
-                kept.http1.swap_remove(at);
-            } else if fits {
+            if !safe && !kept.habit.trusted(connection.since, now) {
+                continue;
+            }
+            if peek_state(&connection.stream) == IdleState::Quiet {
                 return Some(kept.http1.swap_remove(at));
             }
+            kept.habit.closed(connection.answers, connection.since, now);
+            kept.http1.swap_remove(at);
         }
         None
     }
 
-    fn put(&self, target: u64, mut connection: Connection) {
+    fn put(&self, target: u64, stream: TcpStream, answers: u32) {
         let now = Instant::now();
-        connection.answers = connection.answers.saturating_add(1);
-        connection.since = now;
+        let connection = IdleConnection { stream, answers: answers.saturating_add(1), since: now };
         let mut idle = self.lock();
         let kept = idle.kept(target, now);
         kept.habit.answered(connection.answers);
@@ -369,13 +294,6 @@ impl Pool {
     fn wake_upkeep(&self, idle: &mut Idle) {
         if std::mem::take(&mut idle.resting) {
             self.kept.notify_one();
-        }
-    }
-
-    /// Notes that a connection was closed while the next request was on its way.
-    fn note_closed(&self, target: u64, connection: &Connection) {
-        if let Some(kept) = self.lock().endpoints.get_mut(&target) {
-            connection.record_close(&mut kept.habit, Instant::now());
         }
     }
 
@@ -396,14 +314,7 @@ impl Pool {
         let mut left = false;
         let mut idle = self.lock();
         idle.endpoints.retain(|_, kept| {
-            let habit = &mut kept.habit;
-            kept.http1.retain(|connection| {
-                let closed = connection.is_closed();
-                if closed {
-                    connection.record_close(habit, now);
-                }
-                !closed && fresh(connection.since)
-            });
+            kept.http1.retain(|connection| fresh(connection.since));
             // A dropped handle ends the connection only when its streams are done.
             kept.http2.take_if(|(since, sender, _)| sender.is_closed() || !fresh(*since));
             let holds = !kept.http1.is_empty() || kept.http2.is_some();
@@ -470,67 +381,21 @@ impl Idle {
     }
 }
 
-// === impl Connection ===
-
-impl Connection {
-    /// Whether its end was seen. That of the relay's is seen only by [`peek_state`](Self::peek_state).
-    fn is_closed(&self) -> bool {
-        match &self.link {
-            Link::Library(sender, _) => sender.is_closed(),
-            Link::Relay(_) => false,
-        }
-    }
-
-    /// Whether the last exchange on it is over.
-    fn is_ready(&self) -> bool {
-        match &self.link {
-            Link::Library(sender, _) => sender.is_ready(),
-            Link::Relay(_) => true,
-        }
-    }
-
-    fn peek_state(&self) -> IdleState {
-        match &self.link {
-            Link::Library(_, upstream) => upstream.peek_state(),
-            Link::Relay(stream) => upstream::peek_state(stream),
-        }
-    }
-
-    /// Notes that it was closed by `now`, or earlier if that was seen.
-    fn record_close(&self, habit: &mut KeepAliveHabit, now: Instant) {
-        let closed = match &self.link {
-            Link::Library(_, upstream) => upstream.closed(),
-            Link::Relay(_) => None,
-        };
-        habit.closed(self.answers, self.since, closed.unwrap_or(now));
-    }
-}
-
-// === impl RelayConnection ===
-
-impl RelayConnection {
-    /// At the end of the response: keeps the connection if its endpoint still takes requests.
-    pub(crate) fn return_to_pool(self, resource: &ResourceHandle) {
-        let Self { stream, pool, target, answers, since, .. } = self;
-        if resource.is_ready_at(EndpointTarget::listed(target)) {
-            pool.put(target, Connection { link: Link::Relay(stream), answers, since });
-        }
-    }
-
-    /// Notes that it was closed while the next request was on its way.
-    pub(crate) fn note_closed(self) {
-        let Self { stream, pool, target, answers, since, .. } = self;
-        pool.note_closed(target, &Connection { link: Link::Relay(stream), answers, since });
-    }
-}
-
 // === impl PooledConnection ===
 
 impl PooledConnection {
     /// At the end of the response: keeps the connection if its endpoint still takes requests.
     pub(crate) fn return_to_pool(self, resource: &ResourceHandle) {
-        if resource.is_ready_at(EndpointTarget::listed(self.target)) {
-            self.pool.put(self.target, self.connection);
+        let Self { stream, pool, target, answers, .. } = self;
+        if resource.is_ready_at(EndpointTarget::listed(target)) {
+            pool.put(target, stream, answers);
+        }
+    }
+
+    /// Notes that it was closed while the next request was on its way.
+    pub(crate) fn note_closed(self) {
+        if let Some(kept) = self.pool.lock().endpoints.get_mut(&self.target) {
+            kept.habit.closed(self.answers, self.since, Instant::now());
         }
     }
 }

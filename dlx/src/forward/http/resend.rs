@@ -28,15 +28,14 @@ pub(crate) fn is_second(request: &Request<RequestBody>) -> bool {
     request.extensions().get::<Second>().is_some()
 }
 
-/// A copy of a request that has no body, to be sent [for the second time](second).
-pub(crate) fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
-    copy_with(request, RequestBody::Empty)
+/// Marks a request that is about to be sent for the second time.
+pub(crate) fn mark_second(request: &mut Request<RequestBody>) {
+    request.extensions_mut().insert(Second);
 }
 
-/// Marks a copy that is about to be sent for the second time.
-pub(crate) fn second(mut copy: Request<RequestBody>) -> Request<RequestBody> {
-    copy.extensions_mut().insert(Second);
-    copy
+/// Takes the request out of its place, where it may be put back.
+pub(crate) fn take(request: &mut Request<RequestBody>) -> Request<RequestBody> {
+    std::mem::replace(request, Request::new(RequestBody::Empty))
 }
 
 /// Makes the body of a request repeatable, and makes a copy of the request; for HTTP/2, which reports what was not

@@ -17,7 +17,7 @@ use crate::{
 pub(crate) async fn serve(
     context: &Arc<ConnectionContext>,
     identified: Identified,
-    request: Request<Incoming>,
+    request: Box<Request<Incoming>>,
     answer: StaticAnswer,
 ) -> Response<ResponseBody> {
     if answer.when == StaticResponseWhen::Always {

@@ -10,7 +10,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ConnectionContext, RequestBody, ResponseBody, dial, pool::Unsent};
+use super::{ConnectionContext, RequestBody, ResponseBody, dial, pool::Unsent, resend};
 use crate::{
     identify::head::MAX_FIELDS,
     state::{EndpointTarget, InFlight},
@@ -40,23 +40,26 @@ pub(crate) fn requested_protocol(headers: &HeaderMap, version: Version) -> Optio
     says.then(|| upgrade.clone())
 }
 
-/// Sends a request on a connection of its own.
+/// Sends a request on a connection of its own. Taken out of its place, unless it was not sent.
 pub(crate) async fn send(
     target: &EndpointTarget,
-    request: Request<RequestBody>,
+    request: &mut Request<RequestBody>,
 ) -> Result<Response<Incoming>, Unsent> {
     let stream = match dial(target).await {
         Ok(stream) => stream,
-        Err(error) => return Err(Unsent::Never(Box::new(request), error)),
+        Err(error) => return Err(Unsent::Never(error)),
     };
     let (mut sender, connection) =
         match http1::Builder::new().max_headers(MAX_FIELDS).handshake(TokioIo::new(stream)).await {
             Ok(both) => both,
-            Err(error) => return Err(Unsent::Never(Box::new(request), error.into())),
+            Err(error) => return Err(Unsent::Never(error.into())),
         };
     tokio::spawn(async move { drop(connection.with_upgrades().await) });
-    sender.try_send_request(request).await.map_err(|mut failed| match failed.take_message() {
-        Some(again) => Unsent::Never(Box::new(again), failed.into_error().into()),
+    sender.try_send_request(resend::take(request)).await.map_err(|mut failed| match failed.take_message() {
+        Some(again) => {
+            *request = again;
+            Unsent::Never(failed.into_error().into())
+        }
         None => Unsent::perhaps(failed.into_error()),
     })
 }

@@ -1,4 +1,5 @@
-//! A connection to a resource that the HTTP library reads and writes, while the pool checks its state.
+//! A connection to a resource that the HTTP library reads and writes, while the pool checks its state; and what the kernel
+//! says of an idle one.
 
 use std::{
     io,
@@ -20,10 +21,7 @@ pub(crate) struct Upstream(Arc<Mutex<Inner>>);
 
 #[derive(Debug)]
 struct Inner {
-    /// `None` when it was detached.
-    stream: Option<TcpStream>,
-    /// A byte came since the last request began.
-    answered: bool,
+    stream: TcpStream,
     /// When the other end was found to have closed it, by an end or a reset.
     closed: Option<Instant>,
 }
@@ -44,12 +42,7 @@ pub(crate) enum IdleState {
 impl Upstream {
     /// Wraps a connection.
     pub(crate) fn new(stream: TcpStream) -> Self {
-        Self(Arc::new(Mutex::new(Inner { stream: Some(stream), answered: false, closed: None })))
-    }
-
-    /// Notes that a request is about to be sent.
-    pub(crate) fn begin(&self) {
-        self.lock().answered = false;
+        Self(Arc::new(Mutex::new(Inner { stream, closed: None })))
     }
 
     /// Asks the kernel rather than the runtime, which notices a close only when it polls all connections again.
@@ -58,22 +51,12 @@ impl Upstream {
         if inner.closed.is_some() {
             return IdleState::Closed;
         }
-        inner.stream.as_ref().map_or(IdleState::Closed, peek_state)
-    }
-
-    /// Takes the connection from the HTTP library, which must not be using it: the library's side ends.
-    pub(crate) fn detach(&self) -> Option<TcpStream> {
-        self.lock().stream.take()
+        peek_state(&inner.stream)
     }
 
     /// When the other end was found to have closed it.
     pub(crate) fn closed(&self) -> Option<Instant> {
         self.lock().closed
-    }
-
-    /// Whether a byte came since the last request began.
-    pub(crate) fn answered(&self) -> bool {
-        self.lock().answered
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -89,12 +72,11 @@ impl AsyncRead for Upstream {
     ) -> Poll<io::Result<()>> {
         let mut inner = self.lock();
         let before = buffer.filled().len();
-        // Detached: as if the other end had closed it.
-        let Some(stream) = &mut inner.stream else { return Poll::Ready(Ok(())) };
-        let read = Pin::new(stream).poll_read(cx, buffer);
+        let read = Pin::new(&mut inner.stream).poll_read(cx, buffer);
         match &read {
-            Poll::Ready(Ok(())) if buffer.filled().len() > before => inner.answered = true,
-            Poll::Ready(Ok(())) if buffer.remaining() > 0 => inner.closed = Some(Instant::now()),
+            Poll::Ready(Ok(())) if buffer.filled().len() == before && buffer.remaining() > 0 => {
+                inner.closed = Some(Instant::now());
+            }
             Poll::Ready(Err(error)) if is_closed(error) => inner.closed = Some(Instant::now()),
             _ => {}
         }
@@ -105,10 +87,7 @@ impl AsyncRead for Upstream {
 impl AsyncWrite for Upstream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut inner = self.lock();
-        let Some(stream) = &mut inner.stream else {
-            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-        };
-        let written = Pin::new(stream).poll_write(cx, bytes);
+        let written = Pin::new(&mut inner.stream).poll_write(cx, bytes);
         written.map(|written| untaken(written, bytes.len()))
     }
 
@@ -118,10 +97,7 @@ impl AsyncWrite for Upstream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let mut inner = self.lock();
-        let Some(stream) = &mut inner.stream else {
-            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-        };
-        let written = Pin::new(stream).poll_write_vectored(cx, slices);
+        let written = Pin::new(&mut inner.stream).poll_write_vectored(cx, slices);
         written.map(|written| untaken(written, slices.iter().map(|slice| slice.len()).sum()))
     }
 
@@ -130,11 +106,11 @@ impl AsyncWrite for Upstream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.lock().stream.as_mut().map_or(Poll::Ready(Ok(())), |stream| Pin::new(stream).poll_flush(cx))
+        Pin::new(&mut self.lock().stream).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.lock().stream.as_mut().map_or(Poll::Ready(Ok(())), |stream| Pin::new(stream).poll_shutdown(cx))
+        Pin::new(&mut self.lock().stream).poll_shutdown(cx)
     }
 }
 

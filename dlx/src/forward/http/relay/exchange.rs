@@ -19,7 +19,7 @@ use super::{
         ConnectionContext,
         dial::UpstreamError,
         forward::{PERMIT_TIMEOUT, first_byte},
-        pool::RelayConnection,
+        pool::PooledConnection,
         resend,
         upstream::is_closed,
     },
@@ -50,7 +50,7 @@ pub(super) struct Exchange<'c> {
     pub(super) socket: &'c Socket,
     /// Bytes of the client that follow the request.
     pub(super) received: &'c mut Vec<u8>,
-    pub(super) connection: RelayConnection,
+    pub(super) connection: PooledConnection,
     pub(super) in_flight: InFlight,
     /// If it was held: its permit, until it is freed,
     pub(super) permit: Option<DispatchPermit>,

@@ -24,7 +24,7 @@ use super::{
     ConnectionContext, ParkedRequest,
     dial::UpstreamError,
     forward::{PERMIT_TIMEOUT, choose, forwarded_headers},
-    pool::RelayConnection,
+    pool::PooledConnection,
 };
 use crate::{
     admit::{Admission, Admitted, head_weight},
@@ -395,7 +395,7 @@ impl Relay<'_> {
         &self,
         target: &EndpointTarget,
         permit: &mut Option<DispatchPermit>,
-    ) -> Option<Result<RelayConnection, UpstreamError>> {
+    ) -> Option<Result<PooledConnection, UpstreamError>> {
         let freed = Instant::now() + PERMIT_TIMEOUT;
         let mut dialled = pin!(self.context.pool.dial(target));
         let mut left = pin!(left(self.socket, !self.received.is_empty()));

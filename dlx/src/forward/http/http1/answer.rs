@@ -1,0 +1,262 @@
+//! The body of an answer, read from its connection as the client takes it.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::{
+    net::tcp::OwnedReadHalf,
+    task::{AbortHandle, JoinHandle},
+};
+use tokio_util::io::poll_read_buf;
+
+use super::{
+    super::{answer_framing::AnswerLength, dial::UpstreamError, pool::PooledConnection, upstream::is_closed},
+    head::Framed,
+};
+use crate::{
+    identify::chunks::{ChunkPart, Chunks},
+    state::ResourceHandle,
+};
+
+/// How much is read at once.
+const READ_BYTES: usize = 64 * 1024;
+/// A smaller part of that is copied: what is read counts as much memory as it has bytes, from this size on.
+const MIN_CHUNK: usize = 8 * 1024;
+
+/// The body of an answer.
+#[derive(Debug)]
+pub(crate) struct AnswerBody {
+    link: Link,
+    /// Read and not passed on yet.
+    ahead: Bytes,
+    stage: Stage,
+    keeps: bool,
+}
+
+/// The connection of an answer.
+#[derive(Debug)]
+enum Link {
+    Whole(PooledConnection),
+    /// The other half sends the rest of the request.
+    BesideUpload(OwnedReadHalf, UploadTask),
+    /// It was returned to the pool, or is closed.
+    None,
+}
+
+/// The task that sends the rest of a request. Dropped before the end of the answer, it ends.
+#[derive(Debug)]
+pub(super) struct UploadTask(Option<AbortHandle>);
+
+/// What comes next of a body.
+#[derive(Debug)]
+enum Stage {
+    /// This many bytes.
+    Length(u64),
+    /// Chunks, and the trailers so far.
+    Chunked(Box<(Chunks, Vec<u8>)>),
+    /// Everything to the end of the connection.
+    ToTheEnd,
+    /// The trailers.
+    Trailers(HeaderMap),
+    /// Nothing.
+    End,
+    /// Bytes that are no chunk.
+    Broken,
+}
+
+// === impl UploadTask ===
+
+impl UploadTask {
+    pub(super) fn new(task: &JoinHandle<()>) -> Self {
+        Self(Some(task.abort_handle()))
+    }
+
+    /// Lets it go on.
+    fn detach(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for UploadTask {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
+}
+
+// === impl AnswerBody ===
+
+impl AnswerBody {
+    /// A body on a connection on which nothing else is under way.
+    pub(super) fn new(connection: PooledConnection, framed: Framed) -> Self {
+        Self::on(Link::Whole(connection), framed)
+    }
+
+    /// A body whose request is still being sent.
+    pub(super) fn beside_upload(from: OwnedReadHalf, upload: UploadTask, framed: Framed) -> Self {
+        Self::on(Link::BesideUpload(from, upload), framed)
+    }
+
+    fn on(link: Link, Framed { length, ahead, keeps }: Framed) -> Self {
+        let stage = match length {
+            AnswerLength::Known(0) => Stage::End,
+            AnswerLength::Known(length) => Stage::Length(length),
+            AnswerLength::Chunked => Stage::Chunked(Box::new((Chunks::new(), Vec::new()))),
+            AnswerLength::ToTheEnd => Stage::ToTheEnd,
+        };
+        Self { link, ahead, stage, keeps }
+    }
+
+    /// When the body has ended: returns its connection to the pool, if another request can follow on it.
+    pub(crate) fn return_connection(&mut self, resource: &ResourceHandle) {
+        match std::mem::replace(&mut self.link, Link::None) {
+            // What follows an answer is no answer to anything.
+            Link::Whole(connection) if self.keeps && self.ahead.is_empty() => {
+                connection.return_to_pool(resource);
+            }
+            Link::BesideUpload(_, upload) => upload.detach(),
+            Link::Whole(_) | Link::None => {}
+        }
+    }
+
+    /// The next data among the bytes that were read.
+    fn next_data(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        match &mut self.stage {
+            Stage::Length(left) => {
+                let len = self.ahead.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= len as u64;
+                if *left == 0 {
+                    self.stage = Stage::End;
+                }
+                Ok(Some(self.ahead.split_to(len)).filter(|data| !data.is_empty()))
+            }
+            Stage::ToTheEnd => Ok(Some(std::mem::take(&mut self.ahead)).filter(|data| !data.is_empty())),
+            Stage::Chunked(..) => self.next_chunk(),
+            Stage::Trailers(_) | Stage::End => Ok(None),
+            Stage::Broken => Err(UpstreamError::BrokenChunk),
+        }
+    }
+
+    /// The next data of a chunk; goes on over what frames it, so that the body's end is known with its last data.
+    fn next_chunk(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        let mut data = None;
+        while let Stage::Chunked(chunked) = &mut self.stage
+            && !self.ahead.is_empty()
+        {
+            let (chunks, trailers) = &mut **chunked;
+            if data.is_some() && chunks.is_in_data() {
+                break;
+            }
+            match chunks.next_part(&self.ahead) {
+                ChunkPart::Data(len) => data = Some(self.ahead.split_to(len)),
+                ChunkPart::Framing(len) => self.ahead.advance(len),
+                ChunkPart::Trailers(len) => trailers.extend_from_slice(&self.ahead.split_to(len)),
+                ChunkPart::End(len) => {
+                    trailers.extend_from_slice(&self.ahead.split_to(len));
+                    let trailers = parse_trailers(trailers)?;
+                    self.stage = if trailers.is_empty() { Stage::End } else { Stage::Trailers(trailers) };
+                }
+                // The data before them is valid.
+                ChunkPart::Broken => self.stage = Stage::Broken,
+            }
+        }
+        match self.stage {
+            Stage::Broken if data.is_none() => Err(UpstreamError::BrokenChunk),
+            _ => Ok(data),
+        }
+    }
+
+    /// Reads more. Ready with `false`: the connection has ended.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, UpstreamError>> {
+        let from = match &self.link {
+            Link::Whole(connection) => &connection.stream,
+            Link::BesideUpload(from, _) => from.as_ref(),
+            Link::None => return Poll::Ready(Err(UpstreamError::Incomplete)),
+        };
+        // No memory is taken before something has come.
+        ready!(from.poll_read_ready(cx))?;
+        let room = match self.stage {
+            Stage::Length(left) => usize::try_from(left).unwrap_or(usize::MAX).min(READ_BYTES),
+            _ => READ_BYTES,
+        };
+        let mut bytes = BytesMut::with_capacity(room.max(MIN_CHUNK));
+        let read = match &mut self.link {
+            Link::Whole(connection) => poll_read_buf(Pin::new(&mut connection.stream), cx, &mut bytes),
+            Link::BesideUpload(from, _) => poll_read_buf(Pin::new(from), cx, &mut bytes),
+            Link::None => Poll::Ready(Ok(0)),
+        };
+        let read = match ready!(read) {
+            Err(error) if is_closed(&error) => return Poll::Ready(Err(UpstreamError::Incomplete)),
+            read => read?,
+        };
+        self.ahead = match bytes.len() {
+            small if small < bytes.capacity() / 2 => Bytes::copy_from_slice(&bytes),
+            _ => bytes.freeze(),
+        };
+        Poll::Ready(Ok(read > 0))
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = UpstreamError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(data) = this.next_data()? {
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
+            match &mut this.stage {
+                Stage::End => return Poll::Ready(None),
+                Stage::Trailers(trailers) => {
+                    let trailers = std::mem::take(trailers);
+                    this.stage = Stage::End;
+                    return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                }
+                Stage::Length(_) | Stage::Chunked(..) | Stage::ToTheEnd | Stage::Broken => {}
+            }
+            if !ready!(this.poll_more(cx))? {
+                if !matches!(this.stage, Stage::ToTheEnd) {
+                    return Poll::Ready(Some(Err(UpstreamError::Incomplete)));
+                }
+                this.stage = Stage::End;
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.stage, Stage::End)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.stage {
+            Stage::Length(left) => SizeHint::with_exact(left),
+            Stage::End => SizeHint::with_exact(0),
+            _ => SizeHint::default(),
+        }
+    }
+}
+
+/// The trailers, and the empty line after them.
+fn parse_trailers(bytes: &[u8]) -> Result<HeaderMap, UpstreamError> {
+    let mut trailers = HeaderMap::new();
+    for line in bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty()) {
+        let colon = memchr::memchr(b':', line).ok_or(UpstreamError::BrokenChunk)?;
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) else {
+            return Err(UpstreamError::BrokenChunk);
+        };
+        trailers.append(name, value);
+    }
+    Ok(trailers)
+}
