@@ -23,7 +23,7 @@ pub const END_TO_END: &str = "e2e";
 
 /// What the tests of each package start that Debian packages: the package, the program, the Debian package. `ip` and
 /// `unshare` give a test a network namespace of its own.
-const PROGRAMS: [(&[&str], &str, &str); 13] = [
+const PROGRAMS: [(&[&str], &str, &str); 14] = [
     (&["devcluster", "e2e"], "ip", "iproute2"),
     (&["devcluster", "e2e"], "unshare", "util-linux"),
     (&["devcluster", "deploy", "e2e"], "kubectl", "kubernetes-client"),
@@ -31,11 +31,12 @@ const PROGRAMS: [(&[&str], &str, &str); 13] = [
     (&["deploy"], "promtool", "prometheus"),
     (&["deploy"], "systemd-analyze", "systemd"),
     (&["dlx", "e2e"], "postgres", "postgresql"),
-    (&["dlx", "e2e"], "openssl", "openssl"),
+    (&["dlx", "e2e", "metric-source-queues"], "openssl", "openssl"),
     (&["dlx"], "curl", "curl"),
     (&["dlx"], "nginx", "nginx-light"),
     (&["dlx"], "haproxy", "haproxy"),
-    (&["e2e"], "redis-server", "redis-server"),
+    (&["e2e", "metric-source-queues"], "redis-server", "redis-server"),
+    (&["metric-source-queues"], "beanstalkd", "beanstalkd"),
     (&["e2e"], "redis-cli", "redis-tools"),
 ];
 
