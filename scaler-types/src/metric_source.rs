@@ -58,7 +58,8 @@ pub trait MetricSource: Send + Sync + Sized + 'static {
                 let changed: Vec<_> = queues
                     .iter()
                     .zip(&readings)
-                    .filter_map(|(queue, reading)| waiting(reading).then(|| queue.clone()))
+                    .filter(|(_, reading)| waiting(reading))
+                    .map(|(queue, _)| queue.clone())
                     .collect();
                 if !changed.is_empty() {
                     return Ok(changed);
