@@ -2,6 +2,7 @@
 
 mod activity;
 mod drain;
+pub(crate) mod load;
 mod metrics;
 pub(crate) mod resources;
 mod startup;
@@ -38,6 +39,7 @@ pub(crate) fn admin(
         .route(Method::GET, "/api/v1/activity", handler(dlx, activity::answer))
         .route(Method::GET, "/api/v1/last-activity", handler(dlx, activity::last))
         .route(Method::POST, "/api/v1/last-activity", handler(dlx, activity::received))
+        .route(Method::POST, "/api/v1/load", handler(dlx, load::answer))
         .route(Method::GET, "/api/v1/resources", handler(dlx, resources::answer))
         .route(Method::POST, "/api/v1/confirm-drain", handler(dlx, drain::answer))
         .route(Method::POST, "/api/v1/wake", handler(dlx, wake::answer));

@@ -118,6 +118,8 @@ pub(crate) struct InFlight {
     resource: Arc<ResourceHandle>,
     /// Whether it keeps its resource awake.
     counts: bool,
+    /// Where it was sent.
+    endpoint: Option<Arc<EndpointTarget>>,
 }
 
 // === impl ResourceKey ===
@@ -194,7 +196,7 @@ impl ResourceHandle {
         // Counted before the gate is read; see [`activity`].
         self.counts.enter();
         if self.open.load(Ordering::SeqCst) {
-            Some(InFlight { resource: self.clone(), counts: true })
+            Some(InFlight { resource: self.clone(), counts: true, endpoint: None })
         } else {
             self.counts.retreat();
             None
@@ -205,7 +207,7 @@ impl ResourceHandle {
     pub(crate) fn enter_uncounted(self: &Arc<Self>) -> Option<InFlight> {
         // As above. From here on a drop reverts it.
         self.counts.enter_uncounted();
-        let in_flight = InFlight { resource: self.clone(), counts: false };
+        let in_flight = InFlight { resource: self.clone(), counts: false, endpoint: None };
         self.open.load(Ordering::SeqCst).then_some(in_flight)
     }
 
@@ -493,10 +495,26 @@ impl InFlight {
     pub(crate) fn counts(&self) -> bool {
         self.counts
     }
+
+    /// It is sent to this endpoint, and to no other any more.
+    pub(crate) fn set_endpoint(&mut self, endpoint: &Arc<EndpointTarget>) {
+        if self.counts {
+            endpoint.enter();
+            self.leave_endpoint();
+            self.endpoint = Some(endpoint.clone());
+        }
+    }
+
+    fn leave_endpoint(&mut self) {
+        if let Some(endpoint) = self.endpoint.take() {
+            endpoint.leave();
+        }
+    }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        self.leave_endpoint();
         match self.counts {
             true => self.resource.counts.leave(),
             false => self.resource.counts.leave_uncounted(),

@@ -25,6 +25,8 @@ pub(crate) struct EndpointTarget {
     pub(crate) endpoint: Endpoint,
     /// The address, unless it is a name.
     pub(crate) socket: Option<SocketAddr>,
+    /// The requests of this DLX that are in flight there, whatever the port.
+    in_flight: Arc<AtomicU64>,
 }
 
 // === impl EndpointTarget ===
@@ -33,7 +35,23 @@ impl EndpointTarget {
     /// A new incarnation.
     pub(crate) fn new(endpoint: Endpoint) -> Self {
         let socket = endpoint.address.parse().ok();
-        Self { number: NEXT.fetch_add(1, Ordering::Relaxed), endpoint, socket }
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self { number, endpoint, socket, in_flight: Arc::default() }
+    }
+
+    /// The requests of this DLX that are in flight there.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more there.
+    pub(super) fn enter(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts one less there.
+    pub(super) fn leave(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// The endpoint at this port; without one, as listed.
@@ -56,7 +74,8 @@ impl EndpointTarget {
         let endpoint = Endpoint { address, ..self.endpoint.clone() };
         let socket = endpoint.address.parse().ok();
         // The number keeps connections to different ports apart.
-        Self { number: self.number | u64::from(port) << PORT_SHIFT, endpoint, socket }
+        let number = self.number | u64::from(port) << PORT_SHIFT;
+        Self { number, endpoint, socket, in_flight: self.in_flight.clone() }
     }
 
     /// Whether it is [another port](Self::on_port) of an endpoint.

@@ -11,6 +11,7 @@ mod guessed;
 mod heads;
 mod hold;
 mod hostile;
+mod load;
 mod loops;
 mod options;
 mod probes;

@@ -153,7 +153,7 @@ async fn send_on(
     let (mut cold, mut marked) = (None, false);
     loop {
         let resource = admission.resource();
-        let Admitted { in_flight, held } = admitted;
+        let Admitted { mut in_flight, held } = admitted;
         let Some(target) = choose(&context, resource) else {
             // The last endpoint has just gone.
             if !in_flight.counts() {
@@ -163,6 +163,7 @@ async fn send_on(
             admitted = wait_again(&mut admission, &request).await?;
             continue;
         };
+        in_flight.set_endpoint(&target);
         if target.endpoint.address_of == AddressOf::Service && !marked {
             // It may come back by a Service.
             request.headers_mut().append(header::VIA, resource.mark.clone());

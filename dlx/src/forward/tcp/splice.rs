@@ -22,7 +22,7 @@ use crate::{
     admit::{Admission, Admitted, SOCKET_BUFFER_BYTES},
     client::{ConnectionGuard, Socket, alive},
     forward::http::dial,
-    state::{InFlight, PortOwner, ResourceHandle, WakeCause},
+    state::{EndpointTarget, InFlight, PortOwner, ResourceHandle, WakeCause},
 };
 
 /// Takes turns among the endpoints of a resource.
@@ -42,8 +42,8 @@ pub(crate) async fn serve(_open: ConnectionGuard, client: Socket, identity: Port
     let resource = identity.resource.clone();
     resource.counts.arrived();
     let ended = match connect(&resource, &client, &identity).await {
-        Ok((in_flight, upstream)) => {
-            let ended = splice(&resource, &client, &upstream, in_flight).await;
+        Ok((in_flight, upstream, target)) => {
+            let ended = splice(&resource, &client, (&upstream, &target), in_flight).await;
             if ended.is_err() {
                 alive::reset(&upstream);
             }
@@ -60,7 +60,7 @@ pub(crate) async fn serve(_open: ConnectionGuard, client: Socket, identity: Port
 async fn splice(
     resource: &Arc<ResourceHandle>,
     client: &Socket,
-    upstream: &TcpStream,
+    (upstream, target): (&TcpStream, &Arc<EndpointTarget>),
     mut in_flight: InFlight,
 ) -> io::Result<()> {
     let (mut up, mut down) = (Pipe::default(), Pipe::default());
@@ -74,6 +74,7 @@ async fn splice(
             return Ok(());
         }
         in_flight = enter(&mut Admission::new(resource.clone()), client).await?.in_flight;
+        in_flight.set_endpoint(target);
     }
 }
 
@@ -82,19 +83,20 @@ async fn connect(
     resource: &Arc<ResourceHandle>,
     client: &Socket,
     identity: &PortOwner,
-) -> io::Result<(InFlight, TcpStream)> {
+) -> io::Result<(InFlight, TcpStream, Arc<EndpointTarget>)> {
     let mut admission = Admission::new(resource.clone());
     let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(100));
     loop {
         // Its permit is free again when it is connected.
-        let Admitted { in_flight, held } = enter(&mut admission, client).await?;
+        let Admitted { mut in_flight, held } = enter(&mut admission, client).await?;
         let snapshot = resource.snapshot.load_full();
         let turn = NEXT.fetch_add(1, Ordering::Relaxed) % snapshot.ready.len().max(1);
         let Some(target) = snapshot.ready.get(turn).map(|target| target.on_port(identity.port.target)) else {
             continue;
         };
+        in_flight.set_endpoint(&target);
         match dial(&target).await {
-            Ok(upstream) => return Ok((in_flight, upstream)),
+            Ok(upstream) => return Ok((in_flight, upstream, target)),
             Err(error) => {
                 drop((in_flight, held));
                 if admission.is_over() {

@@ -14,9 +14,14 @@ use history::History;
 
 use crate::clock;
 
+/// The bits of [`Counts::in_flight`] that are a number of requests; those above are a sum of times.
+const REQUEST_BITS: u32 = 24;
+
 /// Counts of one resource.
 #[derive(Debug)]
 pub(crate) struct Counts {
+    /// How many are in flight, and above [`REQUEST_BITS`] the sum of the times at which requests came minus the sum of those at which they
+    /// ended, in milliseconds of [`clock::now_ms`]. In one number, so that whoever reads it sees both or neither.
     in_flight: AtomicU64,
     /// In flight without keeping the resource awake.
     uncounted: AtomicU64,
@@ -79,19 +84,19 @@ impl Counts {
 
     /// Counts a request in flight.
     pub(crate) fn enter(&self) {
-        self.in_flight.fetch_add(1, Ordering::SeqCst);
+        self.in_flight.fetch_add(one_at(clock::now_ms()), Ordering::SeqCst);
     }
 
     /// Takes back an [`enter`](Self::enter) that found the gate shut.
     pub(crate) fn retreat(&self) {
-        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+        self.in_flight.fetch_sub(one_at(clock::now_ms()), Ordering::SeqCst);
     }
 
     /// A request in flight ended.
     pub(crate) fn leave(&self) {
         // First: a reader that sees it gone also sees when.
         self.touch();
-        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+        self.in_flight.fetch_sub(one_at(clock::now_ms()), Ordering::SeqCst);
     }
 
     /// Counts a request in flight that keeps nothing awake. No drain is confirmed before it has ended.
@@ -111,7 +116,17 @@ impl Counts {
 
     /// Requests in flight, open upgraded sockets and TCP connections included.
     pub(crate) fn in_flight(&self) -> u64 {
-        self.in_flight.load(Ordering::SeqCst)
+        self.in_flight.load(Ordering::SeqCst) & ((1 << REQUEST_BITS) - 1)
+    }
+
+    /// For how many milliseconds requests were in flight so far, added up, and when that is, in milliseconds of its own clock. The
+    /// difference of two is right also where the first is larger: it wraps at 2^40.
+    pub(crate) fn in_flight_ms(&self) -> (u64, u64) {
+        let now = clock::now_ms();
+        let word = self.in_flight.load(Ordering::SeqCst);
+        let (count, times) = (word & ((1 << REQUEST_BITS) - 1), word >> REQUEST_BITS);
+        let spent = count.wrapping_mul(now).wrapping_sub(times);
+        (spent & ((1 << (u64::BITS - REQUEST_BITS)) - 1), now)
     }
 
     /// Requests so far.
@@ -172,5 +187,38 @@ impl Counts {
     /// Answers by class, `[0]` being 1xx.
     pub(crate) fn classes(&self) -> [u64; 5] {
         std::array::from_fn(|i| self.classes[i].load(Ordering::Relaxed))
+    }
+}
+
+/// One request that came, or ended, at this time.
+fn one_at(now_ms: u64) -> u64 {
+    // The highest bits of the time are lost: the sum of times wraps.
+    (now_ms << REQUEST_BITS) + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_in_flight_is_that_of_all_requests_together() {
+        let counts = Counts::default();
+        let (before, began) = counts.in_flight_ms();
+        for _ in 0..3 {
+            counts.enter();
+        }
+        counts.leave();
+        while clock::now_ms() < began + 20 {
+            std::hint::spin_loop();
+        }
+        assert_eq!(counts.in_flight(), 2);
+        let (after, now) = counts.in_flight_ms();
+        // Two all the while, and each came and went within a millisecond of what the clock said.
+        let spent = after.wrapping_sub(before);
+        assert!(spent.abs_diff(2 * (now - began)) <= 10, "{spent} ms in {} ms", now - began);
+        counts.leave();
+        counts.leave();
+        let (ended, _) = counts.in_flight_ms();
+        assert_eq!((counts.in_flight(), counts.in_flight_ms().0), (0, ended), "it stands still");
     }
 }

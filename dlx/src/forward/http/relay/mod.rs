@@ -314,7 +314,8 @@ impl Relay<'_> {
             close,
         } = outgoing;
         let _busy = context.progress.begin();
-        let Admitted { in_flight, held } = admitted;
+        let Admitted { mut in_flight, held } = admitted;
+        in_flight.set_endpoint(&target);
         let (mut permit, cold) = match held {
             Some((permit, cold)) => (Some(permit), Some(cold)),
             None => (None, cold),
