@@ -18,8 +18,8 @@ use metrics::{GroupKind, Metrics, Query};
 
 pub(crate) use crate::settings::values::parse_namespace;
 use crate::settings::{
-    AutoscalerOptions, DlxOptions, Expected, FileKey, MetricsSource, SettingsLayer, StaticResponse, keys,
-    present,
+    AutoscalerOptions, Compatibility, DlxOptions, Expected, FileKey, MetricsSource, SettingsLayer,
+    StaticResponse, keys, present,
     values::{Count, Interval, Namespace, Text, Threshold},
 };
 
@@ -98,6 +98,8 @@ struct Root {
     scale_interval: Option<Interval>,
     #[serde(default, deserialize_with = "present")]
     max_concurrent_wakes: Option<Count>,
+    #[serde(default, deserialize_with = "present")]
+    compatibility: Option<Compatibility>,
     #[serde(default, deserialize_with = "present")]
     metrics: Option<Metrics>,
     #[serde(default, deserialize_with = "present")]
@@ -245,7 +247,8 @@ impl Root {
             ..SettingsLayer::default()
         };
         let (scale_interval, max_concurrent_wakes) = (self.scale_interval, self.max_concurrent_wakes);
-        AutoscalerOptions { scale_interval, max_concurrent_wakes }.apply(&mut settings);
+        let compatibility = self.compatibility;
+        AutoscalerOptions { scale_interval, max_concurrent_wakes, compatibility }.apply(&mut settings);
         self.dlx.unwrap_or_default().apply(&mut settings);
         let section = |(kind, says): (String, Spanned<Fingerprint>)| {
             (kind, Section { line: says.referenced.line(), says: says.value })

@@ -6,7 +6,8 @@ use scaler_types::ScaleResource;
 use super::*;
 
 use crate::settings::{
-    Absent, ForwardedHeaders, MetricQuery, MultiTargetStrategy, ObjectKind, Prometheus, StaticResponseWhen,
+    Absent, Compatibility, ForwardedHeaders, MetricQuery, MultiTargetStrategy, ObjectKind, Prometheus,
+    StaticResponseWhen,
 };
 
 fn parse(text: &str) -> Result<NamespaceFile, String> {
@@ -18,6 +19,7 @@ const EVERY_KEY: &str = "
 namespace: demo
 scaleInterval: 1m30s
 maxConcurrentWakes: 7
+compatibility: worker-pod-autoscaler
 metrics:
   source: dlx
 defaults:
@@ -58,6 +60,7 @@ fn every_key_is_read() {
     let expected = SettingsLayer {
         scale_interval: Some(seconds(90)),
         max_concurrent_wakes: Some(7),
+        compatibility: Some(Compatibility::WorkerPodAutoscaler),
         metrics: Some(MetricsSource::Dlx),
         scale_resources: Some(vec![metric(seconds(600), 2.5), metric(seconds(3600), 0.0)]),
         target_port: Some(8080),

@@ -107,6 +107,14 @@ pub enum StaticResponseWhen {
     Always,
 }
 
+/// Another autoscaler, whose arithmetic decides how many replicas a resource gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Compatibility {
+    /// practo's Worker Pod Autoscaler.
+    WorkerPodAutoscaler,
+}
+
 /// Which resource gets a request that names two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -130,6 +138,10 @@ pub enum ForwardedHeaders {
     Append,
     /// They are removed, and `X-Forwarded-For`, `X-Forwarded-Host` and `X-Forwarded-Proto` say what the DLX sees.
     Replace,
+}
+
+impl Expected for Compatibility {
+    const EXPECTED: &'static str = "`worker-pod-autoscaler`";
 }
 
 impl Expected for MultiTargetStrategy {

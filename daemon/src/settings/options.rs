@@ -7,7 +7,7 @@ use scaler_types::{ResourceScalerConfig, ScaleResource, duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Expected, FileKey, ForwardedHeaders, MetricsSource, MultiTargetStrategy, StaticResponse,
+    Compatibility, Expected, FileKey, ForwardedHeaders, MetricsSource, MultiTargetStrategy, StaticResponse,
     StaticResponseWhen,
     keys::{keys, present},
     values::{Bytes, Count, Header, Interval, Span, Status, TargetPort, Text, UrlPath},
@@ -148,6 +148,10 @@ options! {
         // Half of a daemon's, so that it leaves room for another namespace.
         #[arg(skip)]
         max_concurrent_wakes: Count => usize, "32" = crate::wakes::DEFAULT / 2;
+        /// The autoscaler whose arithmetic decides how many replicas a resource with a target gets, for workloads that were tuned
+        /// to it: [Queue workers](../queue-workers.md).
+        #[arg(skip)]
+        compatibility: Compatibility => Compatibility, "none";
     }
 
     /// The section `dlx` of a namespace file; those of the DLX's flags that a namespace file has, too.

@@ -107,6 +107,7 @@ fn what_only_a_file_sets_is_the_files() {
     let file = SettingsLayer {
         hold_timeout: Some(Duration::from_secs(9)),
         max_concurrent_wakes: Some(9),
+        compatibility: Some(Compatibility::WorkerPodAutoscaler),
         max_held_requests: Some(9),
         max_held_bytes: Some(9),
         slow_start_requests_per_endpoint: Some(9),
@@ -120,6 +121,7 @@ fn what_only_a_file_sets_is_the_files() {
     let expected = Settings {
         hold_timeout: Duration::from_secs(9),
         max_concurrent_wakes: 9,
+        compatibility: Some(Compatibility::WorkerPodAutoscaler),
         max_held_requests: 9,
         max_held_bytes: 9,
         slow_start_requests_per_endpoint: 9,
