@@ -12,6 +12,7 @@ pub struct Drain {
     rules: Rules,
     reason: String,
     switches: bool,
+    without_requests: bool,
     seen: Seen,
     stage: Stage,
 }
@@ -40,14 +41,14 @@ pub enum DrainInput {
     Wrote(Result<Version, Unwritten>),
     /// The [`DrainOrder::ReadMembers`] ended.
     Members {
-        /// Every live DLX; empty if there is none, or if they cannot be listed.
+        /// Every live DLX; empty if there is none.
         members: BTreeSet<String>,
         /// A nonce that was never used.
         fresh: Nonce,
     },
     /// A member confirmed.
     Confirmed(String),
-    /// A member refused, or did not answer in time.
+    /// A member refused, or did not answer in time, or the members cannot be listed.
     Refused {
         /// A nonce that was never used.
         fresh: Nonce,
@@ -122,7 +123,15 @@ impl Drain {
         } else {
             (Stage::ReadingFirst(expected, record), DrainOrder::ReadMembers)
         };
-        Some((Self { rules, reason: reason.to_owned(), switches: false, seen, stage }, order))
+        let reason = reason.to_owned();
+        Some((Self { rules, reason, switches: false, without_requests: false, seen, stage }, order))
+    }
+
+    /// No request can arrive for the resource: where there is no member, none has to confirm. Those that there are do.
+    #[must_use]
+    pub fn without_requests(mut self) -> Self {
+        self.without_requests = true;
+        self
     }
 
     /// The resource is in traffic mode `when-asleep`: what comes for it passes no DLX until its route is switched. In traffic mode `always` it does all the
@@ -153,6 +162,11 @@ impl Drain {
                 self.seen.version = version;
                 self.ask(members)
             }
+            (Stage::Reading, DrainInput::Members { members, .. })
+                if members.is_empty() && self.without_requests =>
+            {
+                self.confirmed()
+            }
             // Without a DLX, new requests could not be held.
             (Stage::Reading, DrainInput::Members { members, fresh }) if members.is_empty() => {
                 self.revert(fresh, UNCONFIRMED)
@@ -167,7 +181,9 @@ impl Drain {
                     DrainOrder::Nothing
                 }
             }
-            (Stage::Asking(_), DrainInput::Refused { fresh }) => self.revert(fresh, UNCONFIRMED),
+            (Stage::Reading | Stage::Asking(_), DrainInput::Refused { fresh }) => {
+                self.revert(fresh, UNCONFIRMED)
+            }
             (Stage::Switching, DrainInput::Switched { idle: true, .. }) => self.commit(),
             (Stage::Switching, DrainInput::Switched { idle: false, fresh }) => self.revert(fresh, NOT_IDLE),
             (Stage::Committing, DrainInput::Scaled(Ok(()))) => DrainOrder::End(Outcome::Asleep),

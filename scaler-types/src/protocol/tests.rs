@@ -378,6 +378,19 @@ fn one_refusal_reverts_at_once() {
 }
 
 #[test]
+fn without_requests_no_member_has_to_confirm_and_each_that_there_is_does() {
+    let mut alone = drain().without_requests();
+    let order = alone.step(DrainInput::Members { members: names(&[]), fresh: Nonce(3) });
+    assert!(matches!(order, DrainOrder::Commit { expected, .. } if expected == version(2)));
+    let mut asked = drain().without_requests();
+    let order = asked.step(DrainInput::Members { members: names(&["a"]), fresh: Nonce(3) });
+    assert!(matches!(order, DrainOrder::Ask { .. }));
+    assert!(reverts(&asked.step(DrainInput::Refused { fresh: Nonce(3) })));
+    let mut unlisted = drain().without_requests();
+    assert!(reverts(&unlisted.step(DrainInput::Refused { fresh: Nonce(3) })), "the members cannot be listed");
+}
+
+#[test]
 fn without_a_member_it_stays_awake() {
     let mut drain = drain();
     assert!(reverts(&drain.step(DrainInput::Members { members: names(&[]), fresh: Nonce(3) })));
