@@ -6,6 +6,7 @@
 //! - [`admin`]: what the admin port answers.
 //! - [`cycle`]: one loop per plugin and namespace file: observe, decide, drain; keeps the state of each resource.
 //! - [`drain`]: one attempt to scale a resource to zero without losing a request.
+//! - [`scaling`]: chooses the replicas of the resources with a target, and wakes those that a metric wants awake.
 //! - [`decide`]: the pure function that says keep or to zero.
 //! - [`interception`]: points Services at the DLXs, and says whether that allows a resource to be scaled down.
 //! - [`observe`]: the DLXs' reports, metric sources, and the changes that a plugin lists.
@@ -24,6 +25,7 @@ mod metrics;
 mod observe;
 mod plugin;
 mod run;
+mod scaling;
 mod telemetry;
 #[cfg(test)]
 mod testing;

@@ -104,8 +104,37 @@ pub(crate) static REFUSED: MetricDeclaration = MetricDeclaration::new(
     "1 while the resource's configuration prevents scale_to_zero or interception (label what); autoscaler explain shows why",
 );
 
+pub(crate) static REPLICA_CHANGES: MetricDeclaration = MetricDeclaration::new(
+    Counter,
+    "replica_changes",
+    None,
+    &["way", "outcome"],
+    "Changes of a number of replicas that were attempted: up, down or wake",
+);
+pub(crate) static DESIRED_REPLICAS: MetricDeclaration = MetricDeclaration::new(
+    Gauge,
+    "desired_replicas",
+    None,
+    &["namespace", "name", "kind"],
+    "Replicas that a resource with a target per replica should have",
+);
+pub(crate) static CURRENT_REPLICAS: MetricDeclaration = MetricDeclaration::new(
+    Gauge,
+    "current_replicas",
+    None,
+    &["namespace", "name", "kind"],
+    "Replicas that a resource with a target per replica has, those that start included",
+);
+pub(crate) static QUEUE_MESSAGES: MetricDeclaration = MetricDeclaration::new(
+    Gauge,
+    "queue_messages",
+    None,
+    &["namespace", "name", "kind", "queue", "state"],
+    "Messages in a queue of a resource: waiting, in_flight or delayed; none while they are not known",
+);
+
 /// All of them, beside those that both daemons have.
-pub static METRICS: [&MetricDeclaration; 17] = [
+pub static METRICS: [&MetricDeclaration; 21] = [
     &LEADER,
     &CYCLES,
     &CYCLES_FAILED,
@@ -123,4 +152,8 @@ pub static METRICS: [&MetricDeclaration; 17] = [
     &FAILED_DRAINS,
     &FREQUENT_WAKES,
     &REFUSED,
+    &REPLICA_CHANGES,
+    &DESIRED_REPLICAS,
+    &CURRENT_REPLICAS,
+    &QUEUE_MESSAGES,
 ];

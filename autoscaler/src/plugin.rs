@@ -1,13 +1,16 @@
 //! The plugin that a cycle works with.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use daemon::{
     reports::{Dropped, Reporter},
     settings::Settings,
 };
 use plugin_host::RunningPlugin;
-use scaler_types::{Resource, protocol::Seen};
+use scaler_types::{
+    Nonce, Resource, ResourceId, ScaleError, ScaleRequest, Target,
+    protocol::{Seen, Step, transition},
+};
 use tokio::sync::watch;
 
 /// The plugin a cycle works on; another one may come while it runs.
@@ -31,6 +34,43 @@ pub(crate) fn start_reporter(active: &watch::Receiver<ActivePlugin>, dropped: &D
 /// The resource, as the protocol needs it.
 pub(crate) fn protocol_seen(resource: &Resource) -> Seen {
     Seen { record: resource.record.clone(), version: resource.version.clone(), scaled: resource.replicas > 0 }
+}
+
+/// Wakes a resource as it was seen, without a request: `active` is written together with so many replicas. Where it cannot start
+/// without a change by its user, `failed` is written instead.
+///
+/// # Errors
+///
+/// Those of the plugin; `Conflict`, too, where it needs no wake.
+pub(crate) async fn wake_by_leader(
+    plugin: &dyn RunningPlugin,
+    id: &ResourceId,
+    seen: &Seen,
+    replicas: u32,
+    reason: &str,
+    deadline: Duration,
+) -> Result<(), ScaleError> {
+    let Some(record) = transition(seen, Step::WakeByLeader, Nonce::fresh(), reason) else {
+        return Err(ScaleError::Conflict);
+    };
+    let request = ScaleRequest {
+        id: id.clone(),
+        target: Target::AtLeast(replicas),
+        version: seen.version.clone(),
+        record,
+        deadline,
+        intercepted_for: Duration::ZERO,
+        busy: Vec::new(),
+    };
+    let result = plugin.set_scale(&request).await;
+    if let Err(ScaleError::Terminal { reason }) = &result
+        && let Some(failed) = transition(seen, Step::Fail, Nonce::fresh(), reason)
+        && let Err(error) = plugin.compare_and_set(id, &seen.version, &failed).await
+    {
+        // Another writer was faster, or its wake is attempted again after a pause.
+        tracing::debug!(resource = %id, %error, "failed to write that its wake failed");
+    }
+    result
 }
 
 // === impl ActivePlugin ===

@@ -34,8 +34,10 @@ use crate::{
     observe::{
         kubernetes::ClusterClient,
         members::{MemberTimeouts, Members},
+        queues::RouteQueue,
     },
     plugin::ActivePlugin,
+    scaling::{ReplicaScaler, ScalerContext, ScalingTable},
     telemetry::AutoscalerMetrics,
 };
 
@@ -150,7 +152,16 @@ async fn serve(
             wakes: wakes.clone(),
             stop: stop.clone(),
         };
-        let mut cycles = LeaderTasks::begin(context, interceptor_context, view.clone());
+        let scaler_context = ScalerContext {
+            members: members.clone(),
+            metrics: metrics.clone(),
+            cluster: cluster.clone(),
+            dropped: dropped.clone(),
+            wakes: wakes.clone(),
+            route: no_metric_source(),
+            stop: stop.clone(),
+        };
+        let mut cycles = LeaderTasks::begin(context, interceptor_context, scaler_context, view.clone());
         tokio::select! {
             biased;
             () = shutdown.draining.cancelled() => {}
@@ -182,10 +193,16 @@ async fn serve(
     }
 }
 
-/// A cycle and an interceptor for each plugin and namespace file, as long as this process is the leader.
+/// No queue can be read.
+fn no_metric_source() -> RouteQueue {
+    Arc::new(|queue| Err(format!("no metric source reads {queue}").into()))
+}
+
+/// A cycle, an interceptor and a scaler for each plugin and namespace file, as long as this process is the leader.
 struct LeaderTasks {
     context: CycleContext,
     interceptor_context: interception::InterceptorContext,
+    scaler_context: ScalerContext,
     view: AdminView,
     running: BTreeMap<CycleKey, watch::Sender<ActivePlugin>>,
     tasks: TaskTracker,
@@ -200,6 +217,7 @@ impl LeaderTasks {
     fn begin(
         context: CycleContext,
         interceptor_context: interception::InterceptorContext,
+        scaler_context: ScalerContext,
         view: AdminView,
     ) -> Self {
         tracing::info!("elected as leader");
@@ -208,6 +226,7 @@ impl LeaderTasks {
         Self {
             context,
             interceptor_context,
+            scaler_context,
             view,
             running: BTreeMap::new(),
             tasks: TaskTracker::new(),
@@ -268,9 +287,11 @@ impl LeaderTasks {
                     let states = Arc::new(Mutex::new(ResourceStates::default()));
                     let (request_sleep, sleep_requests) = mpsc::channel(MAX_QUEUED_SLEEP_REQUESTS);
                     let (interceptions, context) = (InterceptionTable::default(), self.context.clone());
+                    let scaling = ScalingTable::default();
                     let shown = CycleView {
                         states: states.clone(),
                         interceptions: interceptions.clone(),
+                        scaling: scaling.clone(),
                         dlxs: context.dlxs.clone(),
                         request_sleep,
                         active: active.clone(),
@@ -283,8 +304,17 @@ impl LeaderTasks {
                         interceptions.clone(),
                     )
                     .run();
+                    let scaler = ReplicaScaler::new(
+                        active.clone(),
+                        &key.1,
+                        self.scaler_context.clone(),
+                        scaling.clone(),
+                    )
+                    .run();
                     let cycle =
-                        Cycle::new(active, &key.1, context, states, interceptions, sleep_requests).run();
+                        Cycle::new(active, &key.1, context, states, interceptions, scaling, sleep_requests)
+                            .run();
+                    self.tasks.spawn(self.abort.clone().run_until_cancelled_owned(scaler));
                     self.tasks.spawn(self.abort.clone().run_until_cancelled_owned(interceptor));
                     self.tasks.spawn(self.abort.clone().run_until_cancelled_owned(cycle));
                     self.running.insert(key, set_active);

@@ -72,6 +72,15 @@ pub(crate) struct InterceptionCallLabels {
     pub(crate) outcome: &'static str,
 }
 
+/// Changes of a number of replicas, by direction and outcome.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ReplicaChangeLabels {
+    /// `up`, `down` or `wake`.
+    pub(crate) way: &'static str,
+    /// `ok`, `conflict`, `retry`, `terminal` or `unsupported`.
+    pub(crate) outcome: &'static str,
+}
+
 /// All of them. Cheap to clone; clones share their values.
 #[derive(Clone)]
 pub(crate) struct AutoscalerMetrics {
@@ -103,6 +112,8 @@ pub(crate) struct AutoscalerMetrics {
     pub(crate) interception_calls: Family<InterceptionCallLabels, Counter>,
     /// Failed updates of the DLX addresses of all intercepted Services.
     pub(crate) dlx_sync_failures: Family<CycleLabels, Counter>,
+    /// Changes of a number of replicas.
+    pub(crate) replica_changes: Family<ReplicaChangeLabels, Counter>,
 }
 
 // === impl AutoscalerMetrics ===
@@ -128,6 +139,7 @@ impl AutoscalerMetrics {
             interceptions: Family::default(),
             interception_calls: Family::default(),
             dlx_sync_failures: Family::default(),
+            replica_changes: Family::default(),
         };
         metrics::LEADER.register(registry, metrics.leader.clone());
         metrics::CYCLES.register(registry, metrics.cycles.clone());
@@ -143,20 +155,30 @@ impl AutoscalerMetrics {
         metrics::INTERCEPTIONS.register(registry, metrics.interceptions.clone());
         metrics::INTERCEPTION_CALLS.register(registry, metrics.interception_calls.clone());
         metrics::DLX_SYNC_FAILURES.register(registry, metrics.dlx_sync_failures.clone());
+        metrics::REPLICA_CHANGES.register(registry, metrics.replica_changes.clone());
         metrics
     }
 
     /// Counts a call that sets a backend.
     pub(crate) fn count_interception_call(&self, labels: &CycleLabels, result: &Result<(), ScaleError>) {
-        let outcome = match result {
-            Ok(()) => "ok",
-            Err(ScaleError::Conflict) => "conflict",
-            Err(ScaleError::Retry { .. }) => "retry",
-            Err(ScaleError::Terminal { .. }) => "terminal",
-            Err(ScaleError::Unsupported) => "unsupported",
-        };
+        let outcome = outcome(result);
         let CycleLabels { kind, namespace } = labels.clone();
         self.interception_calls.get_or_create(&InterceptionCallLabels { kind, namespace, outcome }).inc();
+    }
+
+    /// Counts a change of a number of replicas: `up`, `down` or `wake`.
+    pub(crate) fn count_replica_change(&self, way: &'static str, result: &Result<(), ScaleError>) {
+        self.replica_changes.get_or_create(&ReplicaChangeLabels { way, outcome: outcome(result) }).inc();
+    }
+}
+
+fn outcome(result: &Result<(), ScaleError>) -> &'static str {
+    match result {
+        Ok(()) => "ok",
+        Err(ScaleError::Conflict) => "conflict",
+        Err(ScaleError::Retry { .. }) => "retry",
+        Err(ScaleError::Terminal { .. }) => "terminal",
+        Err(ScaleError::Unsupported) => "unsupported",
     }
 }
 
@@ -207,9 +229,17 @@ mod tests {
         drop(metrics.dlx_unreachable.get_or_create(&DlxLabels { dlx: "a".to_owned() }));
         drop(metrics.interceptions.get_or_create(&BackendLabels::new(&cycle, Backend::Dlx)));
         metrics.count_interception_call(&cycle, &Ok(()));
+        metrics.count_replica_change("up", &Ok(()));
         let mut page = String::new();
         prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
-        let of_a_resource = [&metrics::FAILED_DRAINS, &metrics::FREQUENT_WAKES, &metrics::REFUSED];
+        let of_a_resource = [
+            &metrics::FAILED_DRAINS,
+            &metrics::FREQUENT_WAKES,
+            &metrics::REFUSED,
+            &metrics::DESIRED_REPLICAS,
+            &metrics::CURRENT_REPLICAS,
+            &metrics::QUEUE_MESSAGES,
+        ];
         let declared: Vec<_> = metrics::METRICS
             .into_iter()
             .filter(|metric| !of_a_resource.iter().any(|other| other.name() == metric.name()))

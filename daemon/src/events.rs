@@ -10,7 +10,7 @@ use scaler_types::EventReason;
 pub const WAKE_STARTED: EventReason = EventReason::normal("WakeStarted");
 
 /// The resource is awake. The message has the time that the wake took and its phases; or says that the autoscaler woke the
-/// resource because its Services are not intercepted, so no request could.
+/// resource because its Services are not intercepted, so no request could; or the metric, or the wish, for which the autoscaler woke it.
 ///
 /// To do: nothing. If the autoscaler woke it, correct what the Event `InterceptionRefused` names.
 pub const WOKEN: EventReason = EventReason::normal("Woken");
@@ -78,3 +78,22 @@ pub const INTERCEPTION_FAILED: EventReason = EventReason::warning("InterceptionF
 ///
 /// To do: find out why no DLX is ready: `kubectl get pods`, and `/readyz` of each DLX.
 pub const DLX_UNAVAILABLE: EventReason = EventReason::warning("DLXUnavailable");
+
+/// The autoscaler gave the resource more replicas. The message has both numbers, the metric that asked for them, and what limits
+/// them.
+///
+/// To do: nothing.
+pub const SCALED_UP: EventReason = EventReason::normal("ScaledUp");
+
+/// The autoscaler took replicas from the resource. The message has both numbers, the metric that asked for no more, and what
+/// limits the step.
+///
+/// To do: nothing.
+pub const SCALED_DOWN: EventReason = EventReason::normal("ScaledDown");
+
+/// A queue cannot be read, or changing the number of replicas, or waking the resource for a metric, failed; the message has the reason.
+///
+/// To do: correct the reason: a broker that does not answer, wrong credentials, a missing right, an admission policy, a replica that
+/// does not answer its busy probe. The autoscaler tries again after growing pauses. A queue that fails for many workloads is
+/// published on twenty of them.
+pub const NOT_SCALED: EventReason = EventReason::warning("NotScaled");

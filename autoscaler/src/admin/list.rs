@@ -42,6 +42,8 @@ struct ListedResource {
     /// It has been so for less than this time: it was different in the last cycle.
     at_most: Option<String>,
     replicas: u32,
+    /// The replicas that it should have; null: others decide that, or it is not known yet.
+    desired_replicas: Option<u32>,
     /// Requests at the resource; null if a DLX did not answer.
     in_flight: Option<u64>,
     /// Requests that wait until it is awake; null if a DLX did not answer.
@@ -191,6 +193,7 @@ impl ListedResource {
             since,
             at_least,
             at_most,
+            desired_replicas: cycle.scaling.status(&resource.id).and_then(|status| status.desired),
             replicas: resource.replicas,
             in_flight: counts.map(|(in_flight, _)| in_flight),
             held: counts.map(|(_, held)| held),

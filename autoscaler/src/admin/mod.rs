@@ -18,7 +18,7 @@ use daemon::{
     members::serving,
 };
 use http::{Request, StatusCode};
-use scaler_types::{Record, Rollout, ScaleEvent, ScaleResource, Version, duration::short};
+use scaler_types::{Record, ResourceId, Rollout, ScaleEvent, ScaleResource, Version, duration::short};
 use serde::Serialize;
 use tokio::{
     sync::{mpsc, watch},
@@ -37,6 +37,7 @@ use crate::{
         members::{self, Members},
     },
     plugin::ActivePlugin,
+    scaling::{ScalingStatus, ScalingTable},
     telemetry::rounded,
 };
 
@@ -62,6 +63,8 @@ pub(crate) struct CycleView {
     pub(crate) states: Arc<Mutex<ResourceStates>>,
     /// The interceptor's table.
     pub(crate) interceptions: InterceptionTable,
+    /// The scaler's table.
+    pub(crate) scaling: ScalingTable,
     /// The ready DLXs, and the delays of interception.
     pub(crate) dlxs: ServingDlxs,
     /// Where `POST /api/v1/sleep` sends its requests.
@@ -109,6 +112,8 @@ struct ResourceStatus {
     record: Record,
     version: Version,
     replicas: u32,
+    /// How many replicas it should have; null: others decide that.
+    scaling: Option<ScalingStatus>,
     status: String,
     /// That it is woken too often, if so.
     frequent_wakes: Option<String>,
@@ -213,6 +218,16 @@ impl AdminView {
         }
     }
 
+    /// The resources with a target per replica: kind, identity, replicas, and how many they should have.
+    fn for_each_scaled(&self, mut look: impl FnMut(&str, &ResourceId, u32, &ScalingStatus)) {
+        let cycles = self.0.cycles.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for ((kind, _), CycleView { scaling, .. }) in &cycles {
+            for (id, replicas, status) in scaling.statuses() {
+                look(kind, &id, replicas, &status);
+            }
+        }
+    }
+
     /// All cycles lead by the same.
     fn ready_dlxs(&self) -> serving::ReadyDlxs {
         let cycles = self.0.cycles.lock().unwrap_or_else(PoisonError::into_inner);
@@ -251,10 +266,11 @@ impl AdminView {
             cycles: Vec::new(),
             resources: Vec::new(),
         };
-        for ((kind, namespace), CycleView { states, interceptions, dlxs, .. }) in cycles {
+        for ((kind, namespace), CycleView { states, interceptions, scaling, dlxs, .. }) in cycles {
             let states = states.lock().unwrap_or_else(PoisonError::into_inner);
             answer.resources.extend(states.resources.values().filter(|state| wanted(state)).map(|state| {
-                ResourceStatus::new(now, &kind, state, interceptions.status(&state.resource.id, &dlxs))
+                let id = &state.resource.id;
+                ResourceStatus::new(now, &kind, state, interceptions.status(id, &dlxs), scaling.status(id))
             }));
             let cycles = &states.cycles;
             answer.cycles.push(CycleStatus {
@@ -291,6 +307,7 @@ impl ResourceStatus {
         kind: &str,
         state: &ResourceState,
         interception: Option<InterceptionStatus>,
+        scaling: Option<ScalingStatus>,
     ) -> Self {
         let resource = &state.resource;
         Self {
@@ -302,6 +319,7 @@ impl ResourceStatus {
             record: resource.record.clone(),
             version: resource.version.clone(),
             replicas: resource.replicas,
+            scaling,
             status: resource.status.clone(),
             frequent_wakes: state.wakes.frequent(now).map(|frequent| frequent.to_string()),
             rollout: resource.rollout.clone().filter(|_| resource.replicas > 0),

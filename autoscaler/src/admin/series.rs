@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use super::AdminView;
 use crate::{
     cycle::states::ResourceStates,
-    metrics::{FAILED_DRAINS, FREQUENT_WAKES, REFUSED},
+    metrics::{CURRENT_REPLICAS, DESIRED_REPLICAS, FAILED_DRAINS, FREQUENT_WAKES, QUEUE_MESSAGES, REFUSED},
+    scaling::ScalingStatus,
 };
 
 /// Reads what is known of each resource when Prometheus asks.
@@ -34,6 +35,25 @@ type AddSample<'a> = dyn FnMut(&ResourceId, &[&str], u64) + 'a;
 // === impl ResourceSeries ===
 
 impl ResourceSeries {
+    /// Of each resource with a target per replica.
+    fn scaling_samples(
+        &self,
+        metric: &MetricDeclaration,
+        read: impl Fn(&ScalingStatus, u32, &mut dyn FnMut(&[&str], u64)),
+    ) -> Vec<Sample> {
+        let mut samples = Vec::new();
+        self.view.for_each_scaled(|kind, id, replicas, status| {
+            read(status, replicas, &mut |more, value| {
+                if self.resources.show(value) {
+                    let resource: [&str; 3] = [&id.namespace, &id.name, kind];
+                    let labels = resource.iter().chain(more).map(|label| (*label).to_owned());
+                    samples.push((metric.labelled(labels), value));
+                }
+            });
+        });
+        samples
+    }
+
     fn samples(
         &self,
         metric: &MetricDeclaration,
@@ -102,6 +122,32 @@ impl Collector for ResourceSeries {
         let mut family = REFUSED.encode(&mut encoder)?;
         for (labels, value) in refused {
             ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+        }
+        let desired = self.scaling_samples(&DESIRED_REPLICAS, |status, _, add| {
+            if let Some(desired) = status.desired {
+                add(&[], u64::from(desired));
+            }
+        });
+        let current =
+            self.scaling_samples(&CURRENT_REPLICAS, |_, replicas, add| add(&[], u64::from(replicas)));
+        let messages = self.scaling_samples(&QUEUE_MESSAGES, |status, _, add| {
+            for queue in &status.queues {
+                for (state, count) in
+                    [("waiting", queue.waiting), ("in_flight", queue.in_flight), ("delayed", queue.delayed)]
+                {
+                    if let Some(count) = count {
+                        add(&[&queue.queue, state], count);
+                    }
+                }
+            }
+        });
+        for (metric, samples) in
+            [(&DESIRED_REPLICAS, desired), (&CURRENT_REPLICAS, current), (&QUEUE_MESSAGES, messages)]
+        {
+            let mut family = metric.encode(&mut encoder)?;
+            for (labels, value) in samples {
+                ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+            }
         }
         Ok(())
     }

@@ -68,6 +68,7 @@ async fn the_backend_of_an_interception_and_the_next_one() {
     let shown = CycleView {
         states: states.clone(),
         interceptions: interceptions.clone(),
+        scaling: ScalingTable::default(),
         dlxs,
         request_sleep,
         active: active.clone(),
@@ -81,7 +82,18 @@ async fn the_backend_of_an_interception_and_the_next_one() {
         stop: context.stop.clone(),
     };
     tokio::spawn(Interceptor::new(active.clone(), "demo", interceptor, interceptions.clone()).run());
-    tokio::spawn(Cycle::new(active, "demo", context.clone(), states, interceptions, sleep_requests).run());
+    tokio::spawn(
+        Cycle::new(
+            active,
+            "demo",
+            context.clone(),
+            states,
+            interceptions,
+            ScalingTable::default(),
+            sleep_requests,
+        )
+        .run(),
+    );
     #[expect(
         clippy::disallowed_methods,
         reason = "the clock moves when everybody waits: this is what moves it"

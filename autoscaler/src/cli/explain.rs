@@ -112,11 +112,9 @@ fn render(resource: &Value, answer: &Value) -> String {
         ),
     ];
     rows.extend(failed_wake(resource).map(|why| field("last failed wake", why)));
-    rows.extend([
-        field("replicas", text("replicas")),
-        field("traffic mode", text("traffic_mode")),
-        field("version", text("version")),
-    ]);
+    rows.push(field("replicas", text("replicas")));
+    rows.extend(scaling(&resource["scaling"]));
+    rows.extend([field("traffic mode", text("traffic_mode")), field("version", text("version"))]);
     rows.extend(interception(&resource["interception"]));
     if resource["status"].as_str().is_some_and(|status| !status.is_empty()) {
         rows.push(field("status", text("status")));
@@ -197,6 +195,40 @@ fn render(resource: &Value, answer: &Value) -> String {
     out
 }
 
+/// The rows about how many replicas it should have.
+fn scaling(scaling: &Value) -> Vec<Vec<String>> {
+    if scaling.is_null() {
+        return Vec::new();
+    }
+    let text = |key: &str| display_value(&scaling[key]);
+    let desired = match &scaling["desired"] {
+        Value::Null => text("reason"),
+        desired => format!("{}: {}", display_value(desired), text("reason")),
+    };
+    let limits = format!("{} to {} while it is awake", text("min_replicas"), text("max_replicas"));
+    let mut rows = vec![field("desired replicas", desired), field("limits", limits)];
+    if scaling["failed"].is_string() {
+        rows.push(field("last change", format!("failed: {}", text("failed"))));
+    }
+    for queue in array_field(scaling, "queues") {
+        let count = |key: &str| match &queue[key] {
+            Value::Null => "unknown".to_owned(),
+            count => display_value(count),
+        };
+        let holds = match &queue["error"] {
+            Value::Null => format!(
+                "{} waiting, {} in flight, {} delayed",
+                count("waiting"),
+                count("in_flight"),
+                count("delayed")
+            ),
+            error => format!("not known: {}", display_value(error)),
+        };
+        rows.push(field(&display_value(&queue["queue"]), holds));
+    }
+    rows
+}
+
 /// Why its last wake failed, if none has succeeded since.
 pub(super) fn failed_wake(resource: &Value) -> Option<String> {
     let why = &resource["record"]["failed_wake"];
@@ -261,6 +293,10 @@ mod tests {
             "record": {"phase": "active", "reason": "woken by a request", "nonce": "00", "failed_wake": "no such image"}, "version": "7", "status": "",
             "rollout": {"revision": "f", "phase": "progressing", "status": "1 of 2 pods have the current template"},
             "decision": "keep", "code": "active", "reason": "active 3s ago, the window is 10m", "since": "12s",
+            "scaling": {"desired": 5, "reason": "messages is 95, 20 for each replica", "min_replicas": 1, "max_replicas": 30, "failed": null,
+                "queues": [
+                    {"queue": "beanstalkd://broker/mails", "waiting": 90, "in_flight": 5, "delayed": null, "error": null},
+                    {"queue": "file:///jobs", "waiting": null, "in_flight": null, "delayed": null, "error": "no such folder"}]},
             "metrics": [
                 {"name": "requests_per_10m", "threshold": 0.0, "value": null, "completeness": null},
                 {"name": "jobs_per_1m", "threshold": 2.5, "value": 1.0, "completeness": "41 scrapes, 41 needed for it"},
@@ -279,23 +315,27 @@ mod tests {
         let text = render(&resource, &answer);
         let expected = "\
 shop/statefulset/db (deployment): awake, no action: active 3s ago, the window is 10m
-  decision          keep (active), for 12s
-  record            active: woken by a request (nonce 00)
-  last failed wake  no such image
-  replicas          2
-  traffic mode      always
-  version           7
-  backend           the DLXs and its own pods, since 12s; interception is not requested
-  named DLXs        a, b
-  next backend      its own pods alone; waits for its own endpoints to become ready
-  note              a policy keeps the key
-  rollout           progressing: 1 of 2 pods have the current template
-  requests_per_10m  idle at 0.0 or less, as counted by the DLXs below
-  jobs_per_1m       1.0, idle at 2.5 or less; 41 scrapes, 41 needed for it
-  DLX a             3 requests, 0 in flight, 0 held, last activity 3s ago, counting for 2h, 3 in 10m
-  last event        scaleFromZeroCompleted, seen 5m ago
-  last attempt      1m ago: reverted: no
-  last cycle        number 3, 1s ago, took 2ms
+  decision                   keep (active), for 12s
+  record                     active: woken by a request (nonce 00)
+  last failed wake           no such image
+  replicas                   2
+  desired replicas           5: messages is 95, 20 for each replica
+  limits                     1 to 30 while it is awake
+  beanstalkd://broker/mails  90 waiting, 5 in flight, unknown delayed
+  file:///jobs               not known: no such folder
+  traffic mode               always
+  version                    7
+  backend                    the DLXs and its own pods, since 12s; interception is not requested
+  named DLXs                 a, b
+  next backend               its own pods alone; waits for its own endpoints to become ready
+  note                       a policy keeps the key
+  rollout                    progressing: 1 of 2 pods have the current template
+  requests_per_10m           idle at 0.0 or less, as counted by the DLXs below
+  jobs_per_1m                1.0, idle at 2.5 or less; 41 scrapes, 41 needed for it
+  DLX a                      3 requests, 0 in flight, 0 held, last activity 3s ago, counting for 2h, 3 in 10m
+  last event                 scaleFromZeroCompleted, seen 5m ago
+  last attempt               1m ago: reverted: no
+  last cycle                 number 3, 1s ago, took 2ms
 ";
         assert_eq!(text, expected);
     }

@@ -77,7 +77,7 @@ fn render(resources: &[Value], width: Option<usize>) -> String {
         };
         let mut line = vec![format!("{}/{}", text("namespace"), text("name"))];
         line.extend(several_kinds.then(|| text("kind")));
-        line.extend([text("state"), since, text("replicas"), requests(resource), text("reason")]);
+        line.extend([text("state"), since, replicas(resource), requests(resource), text("reason")]);
         lines.push(line);
     }
     if let Some(width) = width {
@@ -92,6 +92,16 @@ fn render(resources: &[Value], width: Option<usize>) -> String {
     let counts: Vec<_> = counts.iter().map(|(state, count)| format!("{count} {state}")).collect();
     let noun = if resources.len() == 1 { "resource" } else { "resources" };
     format!("{}{} {noun}: {}\n", table(&lines), resources.len(), counts.join(", "))
+}
+
+/// The replicas, and those that there should be where that differs.
+fn replicas(resource: &Value) -> String {
+    match (&resource["replicas"], &resource["desired_replicas"]) {
+        (now, desired @ Value::Number(_)) if now != desired => {
+            format!("{}, wants {desired}", display_value(now))
+        }
+        (now, _) => display_value(now),
+    }
 }
 
 /// In flight, and held if any.
@@ -118,22 +128,22 @@ mod tests {
     fn what_a_person_reads() {
         let mut web =
             entry("web", "process", "awake", ("12s".into(), Value::Null), "active 3s ago, the window is 10m");
-        (web["in_flight"], web["held"]) = (2.into(), 31.into());
+        (web["in_flight"], web["held"], web["desired_replicas"]) = (2.into(), 31.into(), 5.into());
         let mut db = entry("db", "process", "asleep", (Value::Null, "2h".into()), "idle for 10m");
         (db["in_flight"], db["held"]) = (Value::Null, Value::Null);
         let mut new = entry("new", "process", "waking", (Value::Null, Value::Null), "woken by a request");
         new["at_most"] = "7s".into();
         let all = [db, new, web];
         let expected = "  \
-  RESOURCE  STATE   SINCE  REPLICAS  REQUESTS    WHY
-  shop/db   asleep  >2h    0         ?           idle for 10m
-  shop/new  waking  <7s    0         0           woken by a request
-  shop/web  awake   12s    1         2, 31 held  active 3s ago, the window is 10m
+  RESOURCE  STATE   SINCE  REPLICAS    REQUESTS    WHY
+  shop/db   asleep  >2h    0           ?           idle for 10m
+  shop/new  waking  <7s    0           0           woken by a request
+  shop/web  awake   12s    1, wants 5  2, 31 held  active 3s ago, the window is 10m
 3 resources: 1 asleep, 1 awake, 1 waking
 ";
         assert_eq!(render(&all, None), expected);
         let narrow = render(&all, Some(80));
-        assert!(narrow.contains("  active 3s ago, the window is 1…\n"), "{narrow}");
+        assert!(narrow.contains("  active 3s ago, the window is…\n"), "{narrow}");
         assert!(narrow.lines().all(|line| line.chars().count() <= 80), "{narrow}");
     }
 

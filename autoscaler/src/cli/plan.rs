@@ -79,6 +79,15 @@ fn render(url: &str, leader: &Value, problems: &Value, answer: &Value) -> String
     out += &render_section("woken too often", resources, |resource| {
         resource["frequent_wakes"].as_str().map(|_| display_value(&resource["frequent_wakes"]))
     });
+    out += &render_section("scaled by metrics", resources, |resource| {
+        let scaling = resource["scaling"].as_object()?;
+        let desired = match &scaling["desired"] {
+            Value::Null => "unknown".to_owned(),
+            desired => display_value(desired),
+        };
+        let (now, reason) = (display_value(&resource["replicas"]), display_value(&scaling["reason"]));
+        Some(format!("{now} replicas, desired {desired}: {reason}"))
+    });
     out += &render_section("unreadable", resources, |resource| {
         (resource["code"] == "unreadable").then(|| display_value(&resource["reason"]))
     });
@@ -189,13 +198,15 @@ mod tests {
             one["interception"] = json!({"backend": backend, "refusal": refused, "waiting_for": waits});
             one
         };
+        let mut scaled = one("b", 1, "scale_to_zero", "quiet");
+        scaled["scaling"] = json!({"desired": 3, "reason": "messages is 55, 20 for each replica"});
         let leader = json!({"is_leader": true, "leader": "autoscaler-1", "members": [
             {"name": "a", "admin_address": "10.0.0.1:8091", "unreachable": null},
             {"name": "b", "admin_address": "10.0.0.2:8091", "unreachable": "no answer within 5s"},
         ]});
         let answer = json!({
             "cycles": [{"kind": "deployment", "namespace": "shop", "error": "no answer from DLX b"}],
-            "resources": [slept, one("b", 1, "scale_to_zero", "quiet"),
+            "resources": [slept, scaled,
                 routed("c", "dlx", "", Value::Null), routed("d", "own", "no port is free", Value::Null),
                 routed("e", "both", "", "its own endpoints to become ready".into()),
                 one("f", 0, "keep", "unreadable")],
@@ -215,6 +226,8 @@ last wake failed: 1
   shop/a  deployment  no such image
 woken too often: 1
   shop/a  deployment  woken 4 times in the last hour
+scaled by metrics: 1
+  shop/b  deployment  1 replicas, desired 3: messages is 55, 20 for each replica
 unreadable: 1
   shop/f  deployment  because
 asleep: 1

@@ -59,11 +59,12 @@ impl Cycle {
         // A scale may take as long down as up.
         let deadline = settings.resource_readiness_timeout;
         let (interceptions, source) = (self.interceptions.clone(), self.source(&settings));
+        let scaling = self.scaling.clone();
         let switchover =
             Switchover { interceptions, dlxs, source, settings, namespace: self.labels.namespace.clone() };
         let task = self.running.spawn(async move {
             tracing::debug!(resource = %resource.id, reason, "trying to scale to zero");
-            let one = DrainAttempt { plugin, members, rules, deadline, switchover, stop };
+            let one = DrainAttempt { plugin, members, rules, deadline, switchover, scaling, stop };
             TaskResult::Drained(one.run(&resource, &reason).await, reason)
         });
         self.switching += usize::from(switches);

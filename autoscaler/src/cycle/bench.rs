@@ -62,8 +62,15 @@ async fn ten_thousand_resources() {
         plugin: Arc::new(store.clone()),
         settings: Arc::new(Settings::default()),
     });
-    let cycle =
-        Cycle::new(active, "demo", context, Arc::default(), InterceptionTable::default(), mpsc::channel(1).1);
+    let cycle = Cycle::new(
+        active,
+        "demo",
+        context,
+        Arc::default(),
+        InterceptionTable::default(),
+        ScalingTable::default(),
+        mpsc::channel(1).1,
+    );
     // The first one makes what the others find.
     cycle.run_once().await;
     let before = cpu("dlx");
@@ -142,8 +149,15 @@ async fn ten_thousand_resources_of_a_prometheus() {
     };
     let (_set_active, active) =
         watch::channel(ActivePlugin { plugin: Arc::new(store.clone()), settings: Arc::new(settings) });
-    let cycle =
-        Cycle::new(active, "demo", context, Arc::default(), InterceptionTable::default(), mpsc::channel(1).1);
+    let cycle = Cycle::new(
+        active,
+        "demo",
+        context,
+        Arc::default(),
+        InterceptionTable::default(),
+        ScalingTable::default(),
+        mpsc::channel(1).1,
+    );
     // The first one makes what the others find.
     cycle.run_once().await;
     let before = cpu("dlx");

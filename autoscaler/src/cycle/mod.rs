@@ -32,6 +32,7 @@ use crate::{
     interception::{InterceptionTable, ServingDlxs},
     observe::{ActivitySource, kubernetes::ClusterClient, members::Members},
     plugin::{ActivePlugin, start_reporter},
+    scaling::ScalingTable,
     telemetry::{AutoscalerMetrics, CycleLabels, DecisionLabels},
 };
 use states::{PlannedWork, Repair, ResourceStates};
@@ -95,6 +96,7 @@ pub(crate) struct Cycle {
     labels: CycleLabels,
     states: Arc<Mutex<ResourceStates>>,
     interceptions: InterceptionTable,
+    scaling: ScalingTable,
     /// Made anew when the settings name another.
     source: Mutex<Option<ActivitySource>>,
     sleep_requests: mpsc::Receiver<SleepRequest>,
@@ -133,7 +135,8 @@ enum TaskResult {
 
 impl Cycle {
     /// The cycle of the plugin and settings that are `active`, for the namespace file of `namespace`; what it learns is
-    /// to be read in `states`, `interceptions` are those of its [`Interceptor`](crate::interception::Interceptor), and what people want of it comes by
+    /// to be read in `states`, `interceptions` are those of its [`Interceptor`](crate::interception::Interceptor), `scaling` is that of its
+    /// [`ReplicaScaler`](crate::scaling::ReplicaScaler), and what people want of it comes by
     /// `sleep_requests`. To be called on a tokio runtime.
     pub(crate) fn new(
         active: watch::Receiver<ActivePlugin>,
@@ -141,6 +144,7 @@ impl Cycle {
         context: CycleContext,
         states: Arc<Mutex<ResourceStates>>,
         interceptions: InterceptionTable,
+        scaling: ScalingTable,
         sleep_requests: mpsc::Receiver<SleepRequest>,
     ) -> Self {
         let reporter = start_reporter(&active, &context.dropped);
@@ -151,6 +155,7 @@ impl Cycle {
             labels: CycleLabels { kind, namespace: namespace.to_owned() },
             states,
             interceptions,
+            scaling,
             source: Mutex::default(),
             sleep_requests,
             waiting: HashMap::new(),
@@ -264,7 +269,13 @@ impl Cycle {
         });
         let unknown = activity.source.unknown.as_ref().map(ToString::to_string).or(nameless);
         let interceptions = self.context.dlxs.conditions();
-        let work = self.states().observe(Instant::now(), listed, activity, interceptions, settings);
+        let now = Instant::now();
+        let known_work = self.scaling.work(now, settings);
+        let work = {
+            let mut states = self.states();
+            states.set_work(known_work);
+            states.observe(now, listed, activity, interceptions, settings)
+        };
         for ((decision, reason), count) in &work.decisions {
             self.context.metrics.decisions.get_or_create(&DecisionLabels { decision, reason }).inc_by(*count);
         }

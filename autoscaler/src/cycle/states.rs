@@ -26,6 +26,7 @@ use crate::{
     interception::InterceptionConditions,
     observe::{
         Activity, ActivityUnknown, DlxReports, Measurements, MetricReading, Sample, effective_metrics,
+        work::Work,
     },
     plugin::protocol_seen,
 };
@@ -49,6 +50,8 @@ pub(crate) struct ResourceStates {
     registered: (usize, u64),
     /// A user wants this one scaled to zero: for the next decision.
     sleep_requested: Option<ResourceId>,
+    /// Whether those with queues or metrics of their own have something to do.
+    work: HashMap<ResourceId, Work>,
 }
 
 /// How the cycles go.
@@ -192,6 +195,11 @@ impl ResourceStates {
         }
     }
 
+    /// Sets whether the resources with queues or metrics of their own have something to do, for the next observation.
+    pub(crate) fn set_work(&mut self, work: HashMap<ResourceId, Work>) {
+        self.work = work;
+    }
+
     /// A user wants this one scaled to zero: its windows, thresholds, events and failures do not count in the next decision.
     pub(crate) fn request_sleep(&mut self, id: Option<ResourceId>) {
         self.sleep_requested = id;
@@ -277,7 +285,8 @@ impl ResourceStates {
         }
         let measure = state.readings.as_deref().map_or(Measurements::Samples, Measurements::Readings);
         let Observed { source, conditions, .. } = observed;
-        let evidence = Evidence { source, samples: &state.samples, measure, conditions };
+        let work_known = self.work.get(&state.resource.id);
+        let evidence = Evidence { source, samples: &state.samples, measure, conditions, work: work_known };
         state.set_decision(now, decide(now, &state.resource, metrics, evidence, &history));
         let refused = state.decision.refusal();
         if refused != state.reported_refusal {

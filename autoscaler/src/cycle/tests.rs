@@ -56,6 +56,7 @@ impl Site {
             self.context.clone(),
             states.clone(),
             InterceptionTable::default(),
+            ScalingTable::default(),
             sleep_requests,
         );
         Running { states, set_active, ask, task: tokio::spawn(cycle.run()) }

@@ -3,12 +3,13 @@
 //! One principle is behind all of them: **an error or a missing value is never zero.** Whatever is not known for
 //! certain keeps a resource awake, and says so.
 
+pub(crate) mod desired_replicas;
 mod reason;
 mod rollout;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use scaler_types::{Phase, Record, Resource, ScaleEvent, ScaleResource, TrafficMode, protocol::Gap};
+use scaler_types::{Phase, Record, Resource, ScaleEvent, ScaleResource, Scaling, TrafficMode, protocol::Gap};
 use tokio::time::Instant;
 
 use crate::{
@@ -16,6 +17,7 @@ use crate::{
     observe::{
         ActivityUnknown, Completeness, DlxReports, Measurements, MetricReading, MetricValue, REQUESTS,
         Sample, SampleCount,
+        work::{Work, WorkNotIdle},
     },
 };
 pub(crate) use reason::{Idle, Reason};
@@ -69,6 +71,23 @@ pub(crate) struct Evidence<'a> {
     pub(crate) measure: Measurements<'a>,
     /// Conditions that hold for all interceptions.
     pub(crate) conditions: InterceptionConditions,
+    /// What its queues and metrics with a target say; none: it has none, or nothing is known of them yet.
+    pub(crate) work: Option<&'a Work>,
+}
+
+/// Whether a resource works on queues or metrics, and has no host, port or Service by which requests would arrive. (Without such work it may be
+/// one that requests name by a header alone.)
+pub(crate) fn has_no_requests(resource: &Resource) -> bool {
+    let Resource { hosts, ports, interception, traffic_mode, scaling, .. } = resource;
+    has_work(scaling.as_ref())
+        && hosts.is_empty()
+        && ports.is_empty()
+        && interception.is_none()
+        && *traffic_mode == TrafficMode::Always
+}
+
+fn has_work(scaling: Option<&Scaling>) -> bool {
+    scaling.is_some_and(|scaling| !(scaling.queues.is_empty() && scaling.metrics.is_empty()))
 }
 
 /// Whether `resource` may go to zero.
@@ -94,12 +113,16 @@ fn find_idle(
     evidence: Evidence<'_>,
     history: &ScaleHistory,
 ) -> Result<Idle, Reason> {
-    let Evidence { source, samples, measure, conditions } = evidence;
+    let Evidence { source, samples, measure, conditions, work } = evidence;
     check_may_be_scaled(now, resource, history)?;
     let listed = history.listed.map_or(Duration::ZERO, |since| now.duration_since(since));
     if resource.traffic_mode == TrafficMode::Unknown {
         return Err(Reason::ModeUnknown);
     }
+    let scaling = resource.scaling.as_ref();
+    let has_queues = scaling.is_some_and(|scaling| !scaling.queues.is_empty());
+    // Its queues alone say whether it is idle: there are no requests to be counted.
+    let by_queues = has_queues && has_no_requests(resource);
     interception::check_ready(resource, metrics, measure, conditions).map_err(Reason::Interception)?;
     if resource.traffic_mode == TrafficMode::WhenAsleep && metrics.is_empty() {
         return Err(Reason::NoMetrics);
@@ -108,20 +131,26 @@ fn find_idle(
     if !resource.sleep_now {
         match measure {
             _ if metrics.is_empty() => return Err(Reason::NoMetrics),
+            _ if by_queues => {}
             Measurements::Samples => check_only_requests_metric(metrics)?,
             Measurements::Readings(_) => {}
         }
     }
     // In traffic mode external no DLX sees its requests while it is awake. In when-asleep they do for as long as
     // its Service points to both.
-    if resource.traffic_mode != TrafficMode::External {
+    if resource.traffic_mode != TrafficMode::External && !by_queues {
         check_nothing_in_flight(source, samples)?;
     }
+    let largest = metrics.iter().map(|metric| metric.window_size).max().unwrap_or_default();
+    let without_work = match has_work(scaling) {
+        true => Some(check_work(work, if resource.sleep_now { Duration::ZERO } else { largest })?),
+        false => None,
+    };
     if resource.sleep_now {
         return Ok(Idle::Requested);
     }
     let mut idle = None;
-    for (place, metric) in metrics.iter().enumerate() {
+    for (place, metric) in metrics.iter().enumerate().filter(|_| !by_queues) {
         let by_metric = match measure {
             Measurements::Samples if resource.traffic_mode == TrafficMode::External => {
                 return Err(Reason::TrafficModeExternal);
@@ -135,7 +164,6 @@ fn find_idle(
             (state, by_metric) => by_metric.or(state),
         };
     }
-    let largest = metrics.iter().map(|metric| metric.window_size).max().unwrap_or_default();
     if let Some((event, seen)) = history.event
         && delays_scale_down(event)
         && now.duration_since(seen) < largest
@@ -147,6 +175,9 @@ fn find_idle(
         && now.duration_since(woken) < wanted
     {
         return Err(Reason::MinAwake { ago: now.duration_since(woken), wanted });
+    }
+    if let Some(idle) = without_work.filter(|_| by_queues) {
+        return Ok(Idle::NoWork { idle });
     }
     if let Measurements::Samples = measure
         && let Some((since, gap)) =
@@ -174,6 +205,16 @@ pub(crate) fn check_still_idle(metrics: &[ScaleResource], evidence: Evidence<'_>
         .iter()
         .enumerate()
         .try_for_each(|(place, metric)| check_reading(metric, readings.get(place)).map(drop))
+}
+
+/// Whether its queues and metrics with a target have said for `window` that there is nothing to do: for how long they have.
+fn check_work(work: Option<&Work>, window: Duration) -> Result<Duration, Reason> {
+    match work {
+        Some(Work::IdleFor(idle)) if *idle >= window => Ok(*idle),
+        Some(Work::IdleFor(idle)) => Err(Reason::RecentWork { idle: *idle, window }),
+        Some(Work::NotIdle(why)) => Err(Reason::Work(why.clone())),
+        None => Err(Reason::Work(WorkNotIdle::NotRead)),
+    }
 }
 
 /// Whether it may be scaled to zero at all, however busy it is.
@@ -320,19 +361,12 @@ fn check_reading(metric: &ScaleResource, reading: Option<&MetricReading>) -> Res
         coverage: coverage.clone(),
         window: metric.window_size,
     };
-    #[expect(clippy::cast_precision_loss, reason = "no target is scraped 2^53 times")]
     match coverage {
-        Completeness::Guaranteed => Ok(idle),
-        Completeness::Only(time) if *time >= metric.window_size => Ok(idle),
-        Completeness::Scrapes { seen: SampleCount::Count(seen), needed, most }
-            if *seen >= *needed as f64 && *seen <= *most as f64 =>
-        {
-            Ok(idle)
-        }
         Completeness::Scrapes { seen: SampleCount::Failed(reason), .. } => {
             Err(Reason::ActivityUnknown(ActivityUnknown::SourceFailed(reason.clone())))
         }
-        Completeness::Only(_) | Completeness::Scrapes { .. } => Err(uncovered()),
+        coverage if coverage.covers(metric.window_size) => Ok(idle),
+        _ => Err(uncovered()),
     }
 }
 

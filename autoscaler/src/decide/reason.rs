@@ -7,7 +7,7 @@ use scaler_types::{Phase, Record, ScaleEvent, duration::short, protocol::Gap};
 use super::ScaleFailure;
 use crate::{
     interception::InterceptionNotReady,
-    observe::{ActivityUnknown, Completeness},
+    observe::{ActivityUnknown, Completeness, work::WorkNotIdle},
     telemetry::rounded,
 };
 
@@ -113,6 +113,15 @@ pub(crate) enum Reason {
         /// The window.
         window: Duration,
     },
+    /// Its queues or metrics with a target have something to do, or that is not known.
+    Work(WorkNotIdle),
+    /// They have had nothing to do for less than the window, as far as this leader knows.
+    RecentWork {
+        /// For how long.
+        idle: Duration,
+        /// The window.
+        window: Duration,
+    },
     /// Something happened to its scale less than the largest window ago, as this process saw it.
     Event {
         /// What.
@@ -162,6 +171,11 @@ pub(crate) enum Idle {
         /// For how long, at least.
         idle: Duration,
     },
+    /// Nothing was in its queues.
+    NoWork {
+        /// For how long, at least.
+        idle: Duration,
+    },
     /// Its users requested it, with an annotation or `autoscaler sleep`.
     Requested,
     /// A metric has no value, although its target was scraped for the whole window.
@@ -206,6 +220,7 @@ impl Reason {
             | Self::NotANumber { .. }
             | Self::ActivityUnknown(ActivityUnknown::NoDlx) => Some(self.code().to_owned()),
             Self::ActivityUnknown(unknown @ ActivityUnknown::Unreachable(_)) => Some(unknown.to_string()),
+            Self::Work(work) if work.is_fault() => Some(self.code().to_owned()),
             // Its text may differ each time.
             Self::ActivityUnknown(ActivityUnknown::SourceFailed(_)) => Some(self.code().to_owned()),
             _ => None,
@@ -240,6 +255,8 @@ impl Reason {
             Self::Several { .. } => "duplicate_sample",
             Self::NotANumber { .. } => "not_a_number",
             Self::Incomplete { .. } => "incomplete_window",
+            Self::Work(work) => work.code(),
+            Self::RecentWork { .. } => "recent_work",
             Self::Event { .. } => "recent_event",
             Self::RollingOut { .. } => "rolling_out",
             Self::Ready { .. } => "recently_ready",
@@ -306,6 +323,13 @@ impl fmt::Display for Reason {
             Self::Incomplete { metric, coverage, window } => {
                 write!(f, "{metric} is not complete for its window of {}: {coverage}", short(*window))
             }
+            Self::Work(work) => work.fmt(f),
+            Self::RecentWork { idle, window } => write!(
+                f,
+                "its queues have been empty for {}, the window is {}",
+                short(rounded(*idle)),
+                short(*window)
+            ),
             Self::Event { event, ago, window } => write!(
                 f,
                 "{} {} ago, the largest window is {}",
@@ -355,6 +379,7 @@ impl Idle {
     pub(super) fn code(&self) -> &'static str {
         match self {
             Self::Quiet { .. } => "quiet",
+            Self::NoWork { .. } => "no_work",
             Self::Requested => "requested",
             Self::Absent { .. } => "absent",
             Self::Below { .. } => "below_threshold",
@@ -366,6 +391,7 @@ impl fmt::Display for Idle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Quiet { idle } => write!(f, "idle for {}", short(rounded(*idle))),
+            Self::NoWork { idle } => write!(f, "its queues were empty for {}", short(rounded(*idle))),
             Self::Requested => f.write_str("requested"),
             Self::Absent { metric } => {
                 write!(f, "{metric} has no value although its target was scraped for the whole window")

@@ -2,6 +2,7 @@
 
 mod interception;
 mod rollout;
+mod work;
 
 use proptest::prelude::*;
 use scaler_types::{Nonce, ResourceId};
@@ -22,6 +23,7 @@ struct Case {
     readings: Option<Vec<MetricReading>>,
     conditions: InterceptionConditions,
     history: ScaleHistory,
+    work: Option<Work>,
 }
 
 impl Case {
@@ -38,6 +40,7 @@ impl Case {
             readings: None,
             conditions: InterceptionConditions { dlx_available: true, propagation_delay: PROPAGATION_DELAY },
             history: ScaleHistory { listed: Some(Instant::now()), ..ScaleHistory::default() },
+            work: None,
         }
     }
 
@@ -70,8 +73,13 @@ impl Case {
 
     fn decide(&self) -> Decision {
         let measure = self.readings.as_deref().map_or(Measurements::Samples, Measurements::Readings);
-        let evidence =
-            Evidence { source: &self.source, samples: &self.samples, measure, conditions: self.conditions };
+        let evidence = Evidence {
+            source: &self.source,
+            samples: &self.samples,
+            measure,
+            conditions: self.conditions,
+            work: self.work.as_ref(),
+        };
         decide(self.now, &self.resource, &self.metrics, evidence, &self.history)
     }
 }

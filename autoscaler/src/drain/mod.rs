@@ -12,13 +12,15 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    decide::{Evidence, check_still_idle},
+    decide::{Evidence, check_still_idle, has_no_requests},
     interception::{Switchover, SwitchoverError},
     observe::{
         Measurements,
         members::{DrainAnswer, Members},
+        work::Work,
     },
     plugin::protocol_seen,
+    scaling::ScalingTable,
 };
 
 /// A drain attempt, and what it needs.
@@ -33,6 +35,8 @@ pub(crate) struct DrainAttempt {
     pub(crate) deadline: Duration,
     /// Switches the Service of a resource that is intercepted only while asleep.
     pub(crate) switchover: Switchover,
+    /// What its queues and metrics say meanwhile.
+    pub(crate) scaling: ScalingTable,
     /// Cancelled when the process stops: an attempt that is not committed by then is reverted.
     pub(crate) stop: CancellationToken,
 }
@@ -63,7 +67,7 @@ pub(crate) enum RevertReason {
     Stopping,
     /// Its Service could not be switched, and why.
     NotIntercepted(Arc<str>),
-    /// After its Service was switched it was not idle, and why.
+    /// It was no longer idle, by its queues or after its Service was switched, and why.
     NotIdle(String),
 }
 
@@ -83,6 +87,9 @@ impl DrainAttempt {
         if resource.traffic_mode == TrafficMode::WhenAsleep {
             drain = drain.switching();
         }
+        if has_no_requests(resource) {
+            drain = drain.without_requests();
+        }
         let mut live = BTreeMap::new();
         let mut questions: JoinSet<(String, DrainAnswer)> = JoinSet::new();
         let mut why = RevertReason::Changed;
@@ -98,8 +105,14 @@ impl DrainAttempt {
                     DrainInput::Wrote(written.map_err(|error| classify_error(error, "record", &mut failure)))
                 }
                 DrainOrder::ReadMembers => {
-                    live = self.read_members(&mut why).await;
-                    DrainInput::Members { members: live.keys().cloned().collect(), fresh: Nonce::fresh() }
+                    match self.read_members(&mut why).await.filter(|_| self.has_no_work(resource, &mut why)) {
+                        Some(read) => {
+                            live = read;
+                            let members = live.keys().cloned().collect();
+                            DrainInput::Members { members, fresh: Nonce::fresh() }
+                        }
+                        None => DrainInput::Refused { fresh: Nonce::fresh() },
+                    }
                 }
                 DrainOrder::Ask { members, nonce } => {
                     for member in members.iter().filter_map(|name| live.get(name)).cloned() {
@@ -115,10 +128,11 @@ impl DrainAttempt {
                 DrainOrder::Nothing => self.next_answer(&mut questions, &mut why).await,
                 DrainOrder::Switch => {
                     let verify_idle = self.verify_idle(resource, fresh).await;
-                    let idle = verify_idle.is_ok();
+                    let mut idle = verify_idle.is_ok();
                     if let Err(reason) = verify_idle {
                         why = reason;
                     }
+                    idle = idle && self.has_no_work(resource, &mut why);
                     DrainInput::Switched { idle, fresh: Nonce::fresh() }
                 }
                 DrainOrder::Commit { expected, record } => {
@@ -159,9 +173,25 @@ impl DrainAttempt {
         let nothing = (Vec::new(), Vec::new());
         let samples = activity.samples.first().unwrap_or(&nothing.0);
         let measure = Measurements::Readings(activity.readings.iter().flatten().next().unwrap_or(&nothing.1));
-        let evidence =
-            Evidence { source: &activity.source, samples, measure, conditions: switchover.dlxs.conditions() };
+        let evidence = Evidence {
+            source: &activity.source,
+            samples,
+            measure,
+            conditions: switchover.dlxs.conditions(),
+            work: None,
+        };
         check_still_idle(&metrics, evidence).map_err(|reason| RevertReason::NotIdle(reason.to_string()))
+    }
+
+    /// Whether its queues and metrics still say that there is nothing to do, as far as they are known here.
+    fn has_no_work(&self, resource: &Resource, why: &mut RevertReason) -> bool {
+        match self.scaling.work_of(&resource.id, &self.switchover.settings) {
+            Some(Work::NotIdle(reason)) => {
+                *why = RevertReason::NotIdle(reason.to_string());
+                false
+            }
+            Some(Work::IdleFor(_)) | None => true,
+        }
     }
 
     /// Scales a resource to zero whose traffic another controller switches: no DLX sees its requests, and what
@@ -216,17 +246,17 @@ impl DrainAttempt {
     }
 
     /// The members by name; none if they cannot be read.
-    async fn read_members(&self, why: &mut RevertReason) -> BTreeMap<String, Member> {
+    async fn read_members(&self, why: &mut RevertReason) -> Option<BTreeMap<String, Member>> {
         match self.members.read().await {
             Ok(live) => {
                 if live.is_empty() {
                     *why = RevertReason::NoDlx("there is no DLX".to_owned());
                 }
-                live.into_iter().map(|member| (member.name.clone(), member)).collect()
+                Some(live.into_iter().map(|member| (member.name.clone(), member)).collect())
             }
             Err(error) => {
                 *why = RevertReason::NoDlx(format!("listing the DLXs: {error}"));
-                BTreeMap::new()
+                None
             }
         }
     }
@@ -336,7 +366,7 @@ impl fmt::Display for DrainOutcome {
                 write!(f, "reverted: its Service was not intercepted: {reason}")
             }
             Self::Reverted(RevertReason::NotIdle(reason)) => {
-                write!(f, "reverted: not idle after its Service was intercepted: {reason}")
+                write!(f, "reverted: not idle after all: {reason}")
             }
             Self::Failed(reason) => write!(f, "failed: {reason}"),
         }

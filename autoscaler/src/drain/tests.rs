@@ -29,6 +29,7 @@ fn no_switch() -> Switchover {
 struct Site {
     state: TempDir,
     store: Store,
+    scaling: ScalingTable,
     stop: CancellationToken,
 }
 
@@ -37,6 +38,7 @@ impl Site {
         Self {
             state: tempfile::tempdir().unwrap(),
             store: Store::with(["hello"]),
+            scaling: ScalingTable::default(),
             stop: CancellationToken::new(),
         }
     }
@@ -52,6 +54,7 @@ impl Site {
             rules,
             deadline: LONG,
             switchover: no_switch(),
+            scaling: self.scaling.clone(),
             stop: self.stop.clone(),
         };
         let resource = self.store.get("hello");
@@ -217,6 +220,7 @@ async fn what_another_writer_changed_is_left_alone() {
         rules: Rules::default(),
         deadline: LONG,
         switchover: no_switch(),
+        scaling: ScalingTable::default(),
         stop: site.stop.clone(),
     };
     assert_eq!(one.run(&stale, "idle").await, DrainOutcome::Reverted(RevertReason::Changed));
@@ -276,6 +280,56 @@ async fn a_stopping_process_reverts_at_once() {
 }
 
 /// Its requests pass no DLX that could confirm anything: one write that tests the version, and no DLX is asked.
+/// Workers of a queue that have no host, no port and no Service.
+fn without_requests(site: &Site) {
+    site.store.change("hello", |hello| {
+        let queues = vec!["test://mails".to_owned()];
+        hello.scaling = Some(scaler_types::Scaling { queues, ..scaler_types::Scaling::up_to(3) });
+    });
+}
+
+#[tokio::test]
+async fn without_requests_it_sleeps_in_an_installation_without_a_dlx() {
+    let site = Site::new();
+    without_requests(&site);
+    assert_eq!(site.run().await, DrainOutcome::Committed);
+    site.is(Phase::Asleep, 0);
+    assert_eq!(site.calls(), ["compare_and_set", "set_scale"], "the drain is made");
+}
+
+#[tokio::test]
+async fn without_requests_the_dlxs_that_there_are_confirm_all_the_same() {
+    let site = Site::new();
+    without_requests(&site);
+    let dlx = site.dlx(|| refused("1 requests in flight"));
+    assert!(matches!(site.run().await, DrainOutcome::Reverted(RevertReason::Refused(_))));
+    site.is(Phase::Active, 1);
+    assert_eq!(dlx.count("/api/v1/confirm-drain"), 1);
+}
+
+#[tokio::test]
+async fn a_message_that_arrives_during_the_drain_keeps_it_awake() {
+    let mut site = Site::new();
+    without_requests(&site);
+    site.scaling = ScalingTable::with_messages(&site.store.get("hello"), 0);
+    assert_eq!(site.run().await, DrainOutcome::Committed);
+    let mut site = Site::new();
+    without_requests(&site);
+    site.scaling = ScalingTable::with_messages(&site.store.get("hello"), 1);
+    let why = "test://mails has 1 messages waiting, 0 in flight, 0 delayed".to_owned();
+    assert_eq!(site.run().await, DrainOutcome::Reverted(RevertReason::NotIdle(why)));
+    site.is(Phase::Active, 1);
+}
+
+#[tokio::test]
+async fn without_requests_it_stays_awake_while_the_dlxs_cannot_be_listed() {
+    let site = Site::new();
+    without_requests(&site);
+    std::fs::write(site.state.path().join("members"), "no folder").unwrap();
+    assert!(matches!(site.run().await, DrainOutcome::Reverted(RevertReason::NoDlx(_))));
+    site.is(Phase::Active, 1);
+}
+
 #[tokio::test]
 async fn in_traffic_mode_external_no_dlx_is_asked() {
     let site = Site::new();

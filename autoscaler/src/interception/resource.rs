@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use daemon::wakes::WakeSlot;
 use k8s_openapi::jiff::Timestamp;
 use scaler_types::{
-    Backend, Interception, Nonce, Phase, Resource, RolloutPhase, ScaleError, TrafficMode,
+    Backend, Interception, Nonce, Phase, Resource, RolloutPhase, ScaleError, Scaling, TrafficMode,
     backoff::Backoff,
     duration::short,
     protocol::{self, Dlxs, InterceptionSeen, Seen},
@@ -51,6 +51,8 @@ pub(super) struct InterceptedResource {
     wake: Option<RetryPause<()>>,
     /// How long it may take to start, if it says so itself.
     pub(super) readiness: Option<Duration>,
+    /// How many replicas a wake asks for.
+    pub(super) wake_replicas: u32,
     /// It takes requests, by what its plugin lists.
     up: bool,
     /// Its place among the wakes, from the write until it is up or has had its time.
@@ -160,6 +162,10 @@ pub(crate) fn is_up(resource: &Resource) -> bool {
         }
 }
 
+fn wake_replicas(resource: &Resource) -> u32 {
+    resource.scaling.as_ref().map_or(1, Scaling::replicas_for_request)
+}
+
 // === impl InterceptedResource ===
 
 impl InterceptedResource {
@@ -177,6 +183,7 @@ impl InterceptedResource {
             used: last_used(resource),
             wake: None,
             readiness: resource.resource_readiness_timeout,
+            wake_replicas: wake_replicas(resource),
             up: is_up(resource),
             starting: None,
             stranded: None,
@@ -207,6 +214,7 @@ impl InterceptedResource {
         self.interception = interception.clone();
         self.used = last_used(resource);
         (self.readiness, self.up) = (resource.resource_readiness_timeout, is_up(resource));
+        self.wake_replicas = wake_replicas(resource);
         self.listed_at = now;
         self.track_workload_ready(now);
         if let Some(pause) = self.pause.as_mut().filter(|pause| pause.conflict) {

@@ -203,6 +203,21 @@ impl fmt::Display for MetricValue {
 
 // === impl Completeness ===
 
+impl Completeness {
+    /// Whether all of a window is known.
+    pub(crate) fn covers(&self, window: Duration) -> bool {
+        #[expect(clippy::cast_precision_loss, reason = "no target is scraped 2^53 times")]
+        match self {
+            Self::Guaranteed => true,
+            Self::Only(time) => *time >= window,
+            Self::Scrapes { seen: SampleCount::Count(seen), needed, most } => {
+                *seen >= *needed as f64 && *seen <= *most as f64
+            }
+            Self::Scrapes { .. } => false,
+        }
+    }
+}
+
 impl fmt::Display for Completeness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

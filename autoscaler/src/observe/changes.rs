@@ -44,11 +44,15 @@ async fn stream_changes(
     loop {
         let lists_all = stream.lists_all();
         let changes = stream.next().await;
-        // One that lists everything each time cannot watch, and has nothing to intercept at once.
+        // One that lists everything each time cannot watch, and has nothing to intercept or to scale at once.
         let waits = changes.as_ref().is_ok_and(|Listed { readable: changes, .. }| {
             !lists_all
                 && changes.complete
-                && changes.resources.iter().all(|resource| resource.interception.is_none())
+                && changes.resources.iter().all(|resource| {
+                    resource.interception.is_none()
+                        && resource.scaling.is_none()
+                        && resource.wake_now.is_empty()
+                })
         });
         if sender.send(changes).await.is_err() {
             return;

@@ -191,6 +191,18 @@ impl Members {
         }
     }
 
+    /// `POST /api/v1/load` on a member's admin address; the answer's body if it is 200.
+    ///
+    /// # Errors
+    ///
+    /// It did not answer, or not with 200.
+    pub(crate) async fn load(&self, member: &Member, body: Bytes) -> Result<Bytes, Unreachable> {
+        match self.send(member, Method::POST, "/api/v1/load", body, self.0.timeouts.activity).await? {
+            (StatusCode::OK, body) => Ok(body),
+            (status, body) => Err(unexpected_status(status, &body)),
+        }
+    }
+
     /// Asks a member to confirm a drain attempt.
     pub(crate) async fn confirm(
         &self,

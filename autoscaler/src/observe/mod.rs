@@ -8,12 +8,15 @@ mod changes;
 mod dlx;
 mod error;
 pub(crate) mod kubernetes;
+pub(crate) mod load;
 pub(crate) mod members;
 mod prometheus;
 mod quantity;
+pub(crate) mod queues;
 mod source;
 #[cfg(test)]
 mod tests;
+pub(crate) mod work;
 
 pub(crate) use activity::{
     Activity, ActivityUnknown, Completeness, DlxReports, Measurements, MetricReading, MetricValue, REQUESTS,
@@ -21,4 +24,4 @@ pub(crate) use activity::{
 };
 pub(crate) use activity::{ResourceIndex, index_by_name};
 pub(crate) use changes::{ListedChanges, follow_changes};
-pub(crate) use source::{ActivitySource, effective_metrics};
+pub(crate) use source::{ActivitySource, RequestedScalingMetric, effective_metrics, shortest_window};

@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-use daemon::settings::{MetricsSource, Settings};
-use scaler_types::{Resource, ScaleResource, TrafficMode};
+use daemon::settings::{MetricsSource, Prometheus, Settings};
+use scaler_types::{Resource, ScaleResource, TrafficMode, duration};
 
 use super::{
     Activity, Completeness, DlxReports, MetricReading, MetricValue, dlx,
@@ -36,6 +36,19 @@ pub(crate) enum ActivitySource {
 pub(super) struct RequestedMetric<'a> {
     pub(super) name: &'a str,
     pub(super) window: Duration,
+}
+
+/// A metric with a target that some resource is scaled by.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct RequestedScalingMetric {
+    /// Its name.
+    pub(crate) name: String,
+    /// How far back it counts.
+    pub(crate) window: Duration,
+    /// How much of it one replica is for.
+    pub(crate) target: f64,
+    /// It counts the resource's requests, which wake it by themselves.
+    pub(crate) is_requests: bool,
 }
 
 /// One metric's reading for each listed resource, by index.
@@ -78,9 +91,38 @@ impl ActivitySource {
     /// The shortest window that it can measure and prove complete; `None`: its windows cannot be chosen.
     pub(crate) fn shortest_window(&self) -> Option<Duration> {
         match self {
-            Self::Prometheus(this) => this.settings().scrape_interval.checked_mul(MIN_SCRAPE_INTERVALS),
+            Self::Prometheus(this) => shortest_scraped_window(this.settings()),
             Self::Dlx | Self::Kubernetes(_) => None,
         }
+    }
+
+    /// Reads for each resource the metrics that are wanted of it, in their order.
+    pub(crate) async fn read_scaling_metrics(
+        &self,
+        kind: &str,
+        namespace: &str,
+        resources: &[Resource],
+        wanted: &[Vec<RequestedScalingMetric>],
+    ) -> Vec<Vec<MetricReading>> {
+        let all = wanted.iter().flatten();
+        let requested =
+            all.map(|metric| RequestedMetric { name: &metric.name, window: metric.window }).collect();
+        let tables = match self {
+            Self::Dlx => ReadingTables::new(),
+            Self::Prometheus(source) => source.query_all(namespace, resources, &requested).await,
+            Self::Kubernetes(source) => source.query(kind, resources, &requested).await,
+        };
+        let unread = match self {
+            Self::Dlx => "the metric source dlx has none: set metrics.source to prometheus or kubernetes",
+            Self::Prometheus(_) | Self::Kubernetes(_) => "it was not queried",
+        };
+        let read = |(place, wanted): (usize, &Vec<RequestedScalingMetric>)| {
+            let one = |metric: &RequestedScalingMetric| {
+                read_table(&tables, place, &metric.name, metric.window, unread)
+            };
+            wanted.iter().map(one).collect()
+        };
+        wanted.iter().enumerate().map(read).collect()
     }
 
     /// Asks it about all resources of the plugin of this `kind`, and the DLXs as well: what is in flight only they know.
@@ -127,21 +169,44 @@ pub(crate) fn effective_metrics<'a>(resource: &'a Resource, settings: &'a Settin
     if resource.scale_resources.is_empty() { &settings.scale_resources } else { &resource.scale_resources }
 }
 
+/// The shortest window that a source of these settings can measure and prove complete; `None`: its windows cannot be chosen.
+pub(crate) fn shortest_window(settings: &MetricsSource) -> Option<Duration> {
+    match settings {
+        MetricsSource::Prometheus(settings) => shortest_scraped_window(settings),
+        MetricsSource::Dlx | MetricsSource::Kubernetes(_) => None,
+    }
+}
+
+fn shortest_scraped_window(settings: &Prometheus) -> Option<Duration> {
+    settings.scrape_interval.checked_mul(MIN_SCRAPE_INTERVALS)
+}
+
+/// One resource's reading of a metric; `unread`: why there is none.
+fn read_table(
+    tables: &ReadingTables,
+    place: usize,
+    name: &str,
+    window: Duration,
+    unread: &str,
+) -> MetricReading {
+    let table = tables.get(name).and_then(|windows| windows.get(&window));
+    table.map_or_else(
+        || MetricReading {
+            metric: format!("{name}_per_{}", duration::short(window)).into(),
+            value: MetricValue::Failed(unread.into()),
+            coverage: Completeness::Guaranteed,
+        },
+        |table| table.reading(place),
+    )
+}
+
 fn collect_readings(
     listed: &[Resource],
     settings: &Settings,
     tables: &ReadingTables,
 ) -> Vec<Vec<MetricReading>> {
     let reading = |place: usize, metric: &ScaleResource| {
-        let table = tables.get(&metric.metric_name).and_then(|windows| windows.get(&metric.window_size));
-        table.map_or_else(
-            || MetricReading {
-                metric: metric.wire_name().into(),
-                value: MetricValue::Failed("it was not queried".into()),
-                coverage: Completeness::Guaranteed,
-            },
-            |table| table.reading(place),
-        )
+        read_table(tables, place, &metric.metric_name, metric.window_size, "it was not queried")
     };
     let of = |(place, resource)| {
         effective_metrics(resource, settings).iter().map(|metric| reading(place, metric)).collect()

@@ -32,8 +32,10 @@ use crate::{
     telemetry::AutoscalerMetrics,
 };
 
+mod broker;
 mod store;
 
+pub(crate) use broker::Broker;
 pub(crate) use store::{Inner, SetBackendCall, Store, sleeper};
 
 /// The kind of the plugin in memory.

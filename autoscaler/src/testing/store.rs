@@ -48,6 +48,8 @@ pub(crate) struct Inner {
     pub(crate) starting: (usize, usize),
     /// What `set_scale` answers instead of scaling.
     pub(crate) refuse_scale: Option<ScaleError>,
+    /// The busy replicas that the last `set_scale` named.
+    pub(crate) busy: Vec<String>,
     /// The events that were published, with their resources.
     pub(crate) reports: Vec<(ResourceId, ResourceEvent)>,
     /// What is listed and cannot be read.
@@ -344,6 +346,7 @@ impl RunningPlugin for Store {
             let result = {
                 let mut inner = self.inner();
                 inner.calls.push("set_scale");
+                inner.busy.clone_from(&request.busy);
                 match inner.refuse_scale.clone() {
                     Some(error) => Err(error),
                     None => inner.set(&request.id, &request.version, &request.record).map(|resource| {

@@ -200,6 +200,7 @@ fn idle_after_the_switch_is_known_or_it_is_not() {
             samples: &case.samples,
             measure: Measurements::Readings(&readings),
             conditions: case.conditions,
+            work: None,
         };
         check_still_idle(&case.metrics, evidence).map_err(|reason| reason.code())
     };

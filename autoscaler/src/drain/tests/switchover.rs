@@ -114,6 +114,7 @@ impl Site {
             rules: self.rules,
             deadline: LONG,
             switchover: self.switchover.clone(),
+            scaling: ScalingTable::default(),
             stop: self.context.stop.clone(),
         };
         let web = self.store.get("web");

@@ -8,9 +8,7 @@ use daemon::{
 };
 
 use scaler_types::{
-    Backend, InterceptionRequest, Nonce, ResourceId, ScaleError, ScaleRequest, Target,
-    duration::short,
-    protocol::{Dlxs, Step, transition},
+    Backend, InterceptionRequest, Record, ResourceId, ScaleError, duration::short, protocol::Dlxs,
 };
 use tokio::{
     task::{Id, JoinError},
@@ -18,7 +16,10 @@ use tokio::{
 };
 
 use super::Interceptor;
-use crate::{interception::resource::DueActions, plugin::ActivePlugin};
+use crate::{
+    interception::resource::DueActions,
+    plugin::{ActivePlugin, wake_by_leader},
+};
 
 /// The kinds of calls.
 pub(super) const SET_BACKEND: usize = 0;
@@ -118,21 +119,17 @@ impl Interceptor {
                 } else {
                     "it is not intercepted, so no request could wake it"
                 };
-                let record = transition(&intercepted.seen, Step::Wake, Nonce::fresh(), why);
-                // Of a newer format: left to the version that wrote it.
-                let Some(record) = record else { return place };
+                if intercepted.seen.record.format > Record::FORMAT {
+                    // Left to the version that wrote it.
+                    return place;
+                }
                 let timeout = intercepted.readiness.unwrap_or(settings.resource_readiness_timeout);
                 intercepted.begin_wake(place?, timeout.min(WAKE_SLOT_TIMEOUT));
-                let request = ScaleRequest {
-                    id: id.clone(),
-                    target: Target::AtLeast(1),
-                    version: intercepted.seen.version.clone(),
-                    record,
-                    deadline: timeout,
-                    intercepted_for: Duration::ZERO,
-                    busy: Vec::new(),
+                let woken = id.clone();
+                let (seen, replicas) = (intercepted.seen.clone(), intercepted.wake_replicas);
+                let call = async move {
+                    CallResult::Called(wake_by_leader(&*plugin, &woken, &seen, replicas, why, timeout).await)
                 };
-                let call = async move { CallResult::Called(plugin.set_scale(&request).await) };
                 (self.running.spawn(call), CallKind::Wake)
             }
             _ => return place,

@@ -372,7 +372,7 @@ async fn without_any_dlx_everything_is_restored_and_woken() {
     assert!(calls.iter().all(|call| call.dlxs == ["a"]), "{calls:?}");
     store.comes_to(|inner| inner.resources[&id("asleep")].replicas == 1).await;
     let woken = store.get("asleep").record;
-    assert_eq!((woken.phase, &*woken.reason), (Phase::Waking, "no DLX is ready to take requests"));
+    assert_eq!((woken.phase, &*woken.reason), (Phase::Active, "no DLX is ready to take requests"));
     store.comes_to(|inner| inner.reports.iter().any(|(_, report)| report.reason == "DLXUnavailable")).await;
     // Without the propagation delay half of the requests would find no backend.
     store.change_interception("awake", |interception| interception.workload_ready = true);

@@ -59,7 +59,7 @@ async fn ask(source: &ActivitySource, plugin: &str, names: &[&str]) -> Vec<(Metr
     let decided = readings.map(|(readings, resource)| {
         let measure = Measurements::Readings(&readings);
         let conditions = InterceptionConditions { dlx_available: true, propagation_delay: Duration::ZERO };
-        let evidence = Evidence { source: &activity.source, samples: &[], measure, conditions };
+        let evidence = Evidence { source: &activity.source, samples: &[], measure, conditions, work: None };
         let metrics = &resource.scale_resources;
         let decision = decide(Instant::now(), resource, metrics, evidence, &ScaleHistory::default());
         (readings[0].clone(), decision)

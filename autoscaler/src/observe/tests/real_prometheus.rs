@@ -146,6 +146,7 @@ metrics:
                 samples: &[],
                 measure: Measurements::Readings(&readings),
                 conditions,
+                work: None,
             };
             let metrics = &resource.scale_resources;
             (

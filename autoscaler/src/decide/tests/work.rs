@@ -1,0 +1,107 @@
+//! Resources with queues, or metrics with a target.
+
+use scaler_types::Scaling;
+
+use super::*;
+
+const QUEUE: &str = "beanstalkd://broker:11300/mails";
+
+/// Workers of a queue that no request can reach, in an installation without any DLX; idle for the window.
+fn workers(change: impl FnOnce(&mut Case)) -> Case {
+    Case::with(|case| {
+        case.resource.scaling = Some(Scaling { queues: vec![QUEUE.to_owned()], ..Scaling::up_to(30) });
+        case.source = DlxReports { unknown: Some(ActivityUnknown::NoDlx), ..DlxReports::default() };
+        case.samples = Vec::new();
+        case.work = Some(Work::IdleFor(WINDOW));
+        change(case);
+    })
+}
+
+fn messages() -> Work {
+    Work::NotIdle(WorkNotIdle::Messages { queue: QUEUE.into(), messages: [3, 1, 0] })
+}
+
+#[test]
+fn without_requests_the_queues_alone_decide() {
+    assert_eq!(workers(|_| {}).decide(), Decision::ScaleToZero(Idle::NoWork { idle: WINDOW }));
+    // Whatever a metric source says of requests.
+    let readings = |case: &mut Case| {
+        case.readings = Some(vec![MetricReading {
+            metric: "requests_per_10m".into(),
+            value: MetricValue::Absent { idle: false },
+            coverage: Completeness::Guaranteed,
+        }]);
+    };
+    assert_eq!(workers(readings).decide().name(), "scale_to_zero");
+    for (code, case) in [
+        ("recent_work", workers(|case| case.work = Some(Work::IdleFor(WINDOW - Duration::from_millis(1))))),
+        ("messages", workers(|case| case.work = Some(messages()))),
+        ("queue_not_read", workers(|case| case.work = None)),
+        ("no_metrics", workers(|case| case.metrics.clear())),
+        ("no_replicas", workers(|case| case.resource.replicas = 0)),
+        ("kept_awake", workers(|case| case.resource.keep_awake = "paused".to_owned())),
+        ("not_active", workers(|case| case.resource.record.phase = Phase::Draining)),
+        // A request may arrive: without a DLX it would be lost.
+        ("no_dlx", workers(|case| case.resource.hosts = vec!["mails.test".to_owned()])),
+        ("no_dlx", workers(|case| case.resource.scaling = None)),
+        (
+            "min_awake",
+            workers(|case| {
+                case.resource.min_awake = Some(2 * WINDOW);
+                case.history.woken = Some(case.now - WINDOW);
+            }),
+        ),
+        (
+            "recent_event",
+            workers(|case| {
+                let seen = case.now - WINDOW + Duration::from_secs(1);
+                case.history.event = Some((ScaleEvent::ScaleFromZeroCompleted, seen));
+            }),
+        ),
+    ] {
+        assert_eq!((case.decide().name(), case.decide().code()), ("keep", code));
+    }
+}
+
+#[test]
+fn what_a_user_has_to_correct_is_published_with_what_to_do() {
+    let kept = |why| workers(|case| case.work = Some(Work::NotIdle(why))).decide();
+    let queue = || Arc::from(QUEUE);
+    let hidden = kept(WorkNotIdle::InFlightNotShown { queue: queue() });
+    assert_eq!(hidden.refusal().as_deref(), Some("in_flight_not_shown"));
+    assert!(
+        hidden.to_string().contains("set scaler.dev/busy-probe, or scaler.dev/early-ack: accepted"),
+        "{hidden}"
+    );
+    let away = kept(WorkNotIdle::QueueUnknown { queue: queue(), why: "connection refused".into() });
+    assert_eq!((away.code(), away.refusal()), ("queue_unknown", None), "it is published when it happens");
+    assert_eq!(away.to_string(), format!("cannot read {QUEUE}: connection refused"));
+    assert_eq!(kept(WorkNotIdle::NotRead).refusal(), None);
+    let busy = workers(|case| case.work = Some(messages())).decide();
+    assert_eq!(busy.refusal(), None);
+    assert_eq!(busy.to_string(), format!("{QUEUE} has 3 messages waiting, 1 in flight, 0 delayed"));
+}
+
+#[test]
+fn with_requests_both_must_be_idle() {
+    let both = |change: fn(&mut Case)| {
+        Case::with(|case| {
+            case.resource.hosts = vec!["mails.test".to_owned()];
+            case.resource.scaling = Some(Scaling { queues: vec![QUEUE.to_owned()], ..Scaling::up_to(30) });
+            case.work = Some(Work::IdleFor(WINDOW));
+            change(case);
+        })
+    };
+    assert_eq!(both(|_| {}).decide().name(), "scale_to_zero");
+    assert_eq!(both(|case| case.work = Some(messages())).decide().code(), "messages");
+    assert_eq!(both(|case| case.samples[0].in_flight = 1).decide().code(), "in_flight");
+    assert_eq!(both(|case| case.samples[0].idle = Some(WINDOW / 2)).decide().code(), "active");
+    // A user wants it asleep: its window does not count, what it has to do does.
+    let now = |work: Work| {
+        let mut case = both(|case| case.resource.sleep_now = true);
+        case.work = Some(work);
+        case.decide()
+    };
+    assert_eq!(now(Work::IdleFor(Duration::ZERO)), Decision::ScaleToZero(Idle::Requested));
+    assert_eq!(now(messages()).code(), "messages");
+}

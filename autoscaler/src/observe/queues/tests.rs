@@ -1,0 +1,109 @@
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::testing::Broker;
+
+struct Site {
+    broker: Arc<Broker>,
+    wanted: watch::Sender<Arc<BTreeSet<String>>>,
+    readings: mpsc::Receiver<QueueReadings>,
+    _task: JoinHandle<()>,
+}
+
+fn names(queues: &[&str]) -> Arc<BTreeSet<String>> {
+    Arc::new(queues.iter().map(|queue| (*queue).to_owned()).collect())
+}
+
+impl Site {
+    fn start(queues: &[&str]) -> Self {
+        let broker = Arc::new(Broker::default());
+        let (wanted, receiver) = watch::channel(names(queues));
+        let (sender, readings) = mpsc::channel(8);
+        let route = broker.route();
+        let task = tokio::spawn(QueueReader::new(route, receiver, sender).run());
+        Self { broker, wanted, readings, _task: task }
+    }
+
+    async fn next(&mut self) -> QueueReadings {
+        self.readings.recv().await.unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_queues_of_a_source_are_read_in_one_call_every_few_seconds() {
+    let mut site = Site::start(&["test://a", "test://b"]);
+    site.broker.state().waiting.insert("test://a".to_owned(), 7);
+    for _ in 0..10 {
+        let readings = site.next().await;
+        assert_eq!(readings.readings.len(), 2);
+        assert_eq!(readings.readings[0].1.as_ref().unwrap().waiting, Some(7));
+    }
+    site.wanted.send_replace(names(&["test://b"]));
+    site.next().await;
+    let reads = site.broker.state().reads.clone();
+    assert_eq!(reads.last().unwrap().1, ["test://b"]);
+    for pair in reads[..10].windows(2) {
+        let apart = pair[1].0 - pair[0].0;
+        assert!((Duration::from_secs(4)..=Duration::from_millis(5001)).contains(&apart), "{apart:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_fails_is_read_less_often_and_holds_up_no_other() {
+    let mut site = Site::start(&["test://a", "test://gone", "nothing://c"]);
+    site.broker.state().refused.insert("test://gone".to_owned());
+    let began = Instant::now();
+    let mut unroutable = 0;
+    while began.elapsed() < Duration::from_secs(300) {
+        for (queue, reading) in site.next().await.readings {
+            match &*queue {
+                "test://gone" => assert_eq!(reading, Err("connection refused".into())),
+                "nothing://c" => {
+                    unroutable += 1;
+                    assert_eq!(reading, Err("no metric source reads nothing://c".into()));
+                }
+                _ => drop(reading.unwrap()),
+            }
+        }
+    }
+    let reads = site.broker.state().reads.clone();
+    let of = |queue: &str| reads.iter().filter(|(_, read)| read.iter().any(|name| name == queue)).count();
+    assert!((60..=76).contains(&of("test://a")), "{}", of("test://a"));
+    // After 5, 10, 20, 40 and then every 60 seconds, each up to a fifth less.
+    assert!((7..=10).contains(&of("test://gone")), "{}", of("test://gone"));
+    assert!((7..=10).contains(&unroutable), "{unroutable}");
+    let together = reads.iter().filter(|(_, read)| read.len() == 2).count();
+    assert_eq!(together, 1, "one that failed has calls of its own, which may take long");
+    site.broker.state().refused.clear();
+    let again = of("test://gone");
+    while site.broker.state().reads.iter().filter(|(_, read)| read.len() == 2).count() < 3 {
+        site.next().await;
+    }
+    assert!(again < 12, "it is read with the others again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_queue_is_read_as_soon_as_its_source_says_that_it_has_a_message() {
+    let mut site = Site::start(&["test://a", "test://b", "test://full"]);
+    site.broker.state().waiting.insert("test://full".to_owned(), 3);
+    site.next().await;
+    let began = Instant::now();
+    site.broker.state().waiting.insert("test://a".to_owned(), 1);
+    site.broker.tell(Ok(vec!["test://a".to_owned()]));
+    let readings = site.next().await;
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_eq!(readings.readings[0].0, "test://a");
+    assert_eq!(site.broker.state().watches[0].iter().collect::<BTreeSet<_>>().len(), 2, "not the full one");
+    // It fails, pauses, and is asked again.
+    site.next().await;
+    let before = site.broker.state().watches.len();
+    site.broker.tell(Err(CallError::Plugin("no".to_owned())));
+    while site.broker.state().watches.len() == before {
+        site.next().await;
+    }
+    // A queue that becomes empty is watched, too.
+    site.broker.state().waiting.clear();
+    while site.broker.state().watches.last().unwrap().len() < 3 {
+        site.next().await;
+    }
+}

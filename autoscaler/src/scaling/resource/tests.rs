@@ -1,0 +1,304 @@
+use std::collections::BTreeMap;
+
+use scaler_types::{QueueReading, ScalingMetric};
+
+use super::*;
+use crate::{decide::desired_replicas::Limit, observe::Completeness, testing::id};
+
+const QUEUE: &str = "test://mails";
+const WALL: u64 = 1_800_000_000;
+
+/// Workers of one queue, by a clock that the test moves.
+struct Workers {
+    scaled: ScaledResource,
+    queues: HashMap<String, QueueHistory>,
+    now: Instant,
+    wall: u64,
+    source: MetricsSource,
+}
+
+impl Workers {
+    fn new(phase: Phase, replicas: u32) -> Self {
+        let mut resource = Resource::new(id("mailer"));
+        (resource.record.phase, resource.replicas) = (phase, replicas);
+        resource.version = Version("1".to_owned());
+        resource.scaling = Some(Scaling {
+            queues: vec![QUEUE.to_owned()],
+            messages_per_replica: Some(20.0),
+            last_scaled: Some(WALL - 3600),
+            ..Scaling::up_to(30)
+        });
+        let scaled = ScaledResource::new(resource);
+        let (queues, now, source) = (HashMap::new(), Instant::now(), MetricsSource::Dlx);
+        Self { scaled, queues, now, wall: WALL, source }
+    }
+
+    fn scaling(&mut self) -> &mut Scaling {
+        self.scaled.resource.scaling.as_mut().unwrap()
+    }
+
+    /// Its queue was read now.
+    fn read(&mut self, waiting: u64, in_flight: Option<u64>) {
+        let reading = QueueReading { waiting: Some(waiting), in_flight, ..QueueReading::default() };
+        self.queues.entry(QUEUE.to_owned()).or_default().observe(self.now, Ok(reading));
+        self.scaled.note_reading();
+    }
+
+    fn evaluate(&mut self) -> Option<ScaleAction> {
+        let context = RuleContext {
+            now: self.now,
+            wall: self.wall,
+            compatibility: None,
+            source: &self.source,
+            queues: &self.queues,
+        };
+        self.scaled.evaluate(context)
+    }
+
+    /// To how many replicas, and whether by a wake.
+    fn due(&mut self) -> Option<(u32, bool)> {
+        self.evaluate().map(|action| match action {
+            ScaleAction::Resize { to, .. } => (to, false),
+            ScaleAction::Wake { replicas, .. } => (replicas, true),
+        })
+    }
+
+    fn work(&self) -> Option<Work> {
+        let context = RuleContext {
+            now: self.now,
+            wall: self.wall,
+            compatibility: None,
+            source: &self.source,
+            queues: &self.queues,
+        };
+        self.scaled.work(context)
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        self.now += Duration::from_secs(seconds);
+        self.wall += seconds;
+    }
+}
+
+#[test]
+fn what_is_due_depends_on_the_phase() {
+    for (phase, replicas, waiting, expected) in [
+        (Phase::Asleep, 0, 0, None),
+        (Phase::Asleep, 0, 1, Some((1, true))),
+        (Phase::Asleep, 0, 90, Some((5, true))),
+        (Phase::Failed, 0, 90, Some((5, true))),
+        // Scaled to zero by others, or never written.
+        (Phase::Active, 0, 90, Some((5, true))),
+        (Phase::Active, 2, 90, Some((5, false))),
+        (Phase::Active, 9, 90, Some((5, false))),
+        // Zero is for a drain to decide.
+        (Phase::Active, 9, 0, Some((1, false))),
+        (Phase::Active, 1, 0, None),
+        (Phase::Active, 5, 95, None),
+        // Others work on its wake: it is only raised.
+        (Phase::Waking, 2, 90, Some((5, false))),
+        (Phase::Waking, 9, 90, None),
+        (Phase::Waking, 0, 90, None),
+        (Phase::Draining, 2, 90, None),
+        (Phase::Failed, 2, 90, None),
+        (Phase::Active, 40, 900, Some((30, false))),
+    ] {
+        let mut workers = Workers::new(phase, replicas);
+        workers.read(waiting, Some(0));
+        assert_eq!(workers.due(), expected, "{phase} with {replicas} and {waiting} messages");
+    }
+    let mut later = Workers::new(Phase::Asleep, 0);
+    later.scaled.resource.record.format = Record::FORMAT + 1;
+    later.read(90, Some(0));
+    assert_eq!(later.due(), None, "written by a later version");
+}
+
+#[test]
+fn a_wake_has_a_reason_and_the_fewest_replicas() {
+    let mut workers = Workers::new(Phase::Asleep, 0);
+    workers.scaling().min_replicas = 3;
+    workers.read(1, Some(0));
+    let Some(ScaleAction::Wake { replicas: 3, reason, wake_for: WakeFor::Failover }) = workers.evaluate()
+    else {
+        panic!("no wake");
+    };
+    assert_eq!(
+        reason,
+        "woken: messages is 1, 20 for each replica; not fewer: the fewest while it is awake are 3"
+    );
+    // A user's wish needs no metric, and no target.
+    workers.queues.clear();
+    assert_eq!(workers.due(), None);
+    workers.scaled.resource.wake_now = "scaler.dev/wake-now".to_owned();
+    assert_eq!(workers.due(), Some((3, true)));
+    workers.scaled.resource.scaling = None;
+    assert_eq!(workers.due(), Some((1, true)));
+    let mut never = Workers::new(Phase::Asleep, 0);
+    never.scaling().max_replicas = 0;
+    never.read(500, Some(0));
+    assert_eq!(never.due(), None, "the most are none");
+    let mut any = Workers::new(Phase::Asleep, 0);
+    any.scaling().messages_per_replica = None;
+    any.read(500, Some(0));
+    assert_eq!(any.due(), Some((1, true)), "without a target one replica is for all messages");
+}
+
+#[test]
+fn what_is_not_known_changes_nothing() {
+    let mut workers = Workers::new(Phase::Active, 9);
+    assert_eq!(workers.due(), None, "not read yet");
+    workers.read(20, Some(0));
+    assert_eq!(workers.due(), Some((1, false)));
+    let error = || Err("connection refused".into());
+    workers.pass(5);
+    workers.queues.get_mut(QUEUE).unwrap().observe(workers.now, error());
+    assert_eq!(workers.due(), Some((1, false)), "the last reading is young enough");
+    workers.pass(6);
+    assert_eq!(workers.due(), None);
+    let desired = workers.scaled.desired.as_ref().unwrap();
+    assert_eq!(desired.limit, Limit::Unknown("cannot read test://mails: connection refused".into()));
+    // Of two queues the one that is known scales up, and does not scale down.
+    workers.scaling().queues.push("test://more".to_owned());
+    let more =
+        |waiting| Ok(QueueReading { waiting: Some(waiting), in_flight: Some(0), ..QueueReading::default() });
+    let now = workers.now;
+    workers.queues.entry("test://more".to_owned()).or_default().observe(now, more(20));
+    assert_eq!(workers.due(), None);
+    workers.queues.entry("test://more".to_owned()).or_default().observe(now, more(400));
+    assert_eq!(workers.due(), Some((20, false)));
+}
+
+#[test]
+fn a_broker_that_does_not_show_work_in_progress_needs_a_probe() {
+    let mut workers = Workers::new(Phase::Active, 9);
+    workers.read(0, None);
+    workers.pass(400);
+    workers.read(0, None);
+    assert_eq!(workers.due(), None);
+    assert_eq!(workers.work(), Some(Work::NotIdle(WorkNotIdle::InFlightNotShown { queue: QUEUE.into() })));
+    let reason = workers.scaled.desired.clone().unwrap().to_string();
+    assert!(reason.contains("scaler.dev/busy-probe"), "{reason}");
+    workers.read(400, None);
+    assert_eq!(workers.due(), Some((20, false)), "up it goes");
+    for accept in [
+        |scaling: &mut Scaling| scaling.has_busy_probe = true,
+        |scaling: &mut Scaling| scaling.early_ack = true,
+    ] {
+        let mut workers = Workers::new(Phase::Active, 9);
+        accept(workers.scaling());
+        workers.read(0, None);
+        assert_eq!(workers.due(), Some((1, false)));
+        assert_eq!(workers.work(), Some(Work::IdleFor(Duration::ZERO)));
+    }
+}
+
+#[test]
+fn it_is_idle_once_every_queue_has_been_empty_for_the_window() {
+    let mut workers = Workers::new(Phase::Active, 1);
+    assert_eq!(workers.work(), Some(Work::NotIdle(WorkNotIdle::NotRead)));
+    for _ in 0..60 {
+        workers.read(0, Some(0));
+        workers.pass(5);
+    }
+    assert_eq!(workers.work(), Some(Work::IdleFor(Duration::from_secs(300))));
+    workers.read(0, Some(1));
+    let busy = WorkNotIdle::Messages { queue: QUEUE.into(), messages: [0, 1, 0] };
+    assert_eq!(workers.work(), Some(Work::NotIdle(busy)));
+    workers.scaled.resource.scaling = Some(Scaling::up_to(3));
+    assert_eq!(workers.work(), None, "it has no queues");
+    // A metric of another source keeps it awake, too.
+    let scaling = workers.scaling();
+    scaling.metrics = vec![ScalingMetric {
+        metric_name: "lag".to_owned(),
+        window_size: Duration::from_secs(60),
+        target_per_replica: 5.0,
+    }];
+    assert!(matches!(workers.work(), Some(Work::NotIdle(WorkNotIdle::MetricUnknown { .. }))));
+    let lag =
+        |value| MetricReading { metric: "lag_per_1m".into(), value, coverage: Completeness::Guaranteed };
+    workers.scaled.readings = Some((workers.now, vec![lag(MetricValue::Number(2.0))]));
+    assert!(matches!(workers.work(), Some(Work::NotIdle(WorkNotIdle::Metric { value: 2.0, .. }))));
+    workers.scaled.readings = Some((workers.now, vec![lag(MetricValue::Number(0.0))]));
+    assert_eq!(workers.work(), Some(Work::IdleFor(Duration::MAX)));
+    let incomplete = MetricReading {
+        coverage: Completeness::Only(Duration::from_secs(59)),
+        ..lag(MetricValue::Number(0.0))
+    };
+    workers.scaled.readings = Some((workers.now, vec![incomplete]));
+    assert!(matches!(workers.work(), Some(Work::NotIdle(WorkNotIdle::MetricUnknown { .. }))));
+    workers.scaled.resource.record.phase = Phase::Asleep;
+    workers.scaled.resource.replicas = 0;
+    workers.scaled.readings = Some((workers.now, vec![lag(MetricValue::Number(11.0))]));
+    assert_eq!(workers.due(), Some((3, true)), "and wakes it");
+}
+
+#[test]
+fn a_step_down_waits_for_the_delay_also_where_the_last_scale_is_not_known() {
+    let mut workers = Workers::new(Phase::Active, 9);
+    workers.scaling().scale_down_delay = Duration::from_secs(60);
+    for last in [None, Some(WALL + 1000)] {
+        workers.scaling().last_scaled = last;
+        workers.scaled.unstamped = None;
+        (workers.wall, workers.queues) = (WALL, HashMap::new());
+        workers.read(0, Some(0));
+        assert_eq!(workers.due(), None, "{last:?} counts as now");
+        workers.pass(59);
+        workers.read(0, Some(0));
+        assert_eq!(workers.due(), None, "{last:?}");
+        workers.pass(2);
+        workers.read(0, Some(0));
+        assert_eq!(workers.due(), Some((1, false)), "{last:?}");
+    }
+    workers.scaling().last_scaled = Some(workers.wall - 30);
+    assert_eq!(workers.due(), None);
+}
+
+#[test]
+fn after_a_conflict_nothing_is_lowered_before_the_next_reading() {
+    let mut workers = Workers::new(Phase::Active, 9);
+    workers.read(20, Some(0));
+    assert_eq!(workers.due(), Some((1, false)));
+    let version = workers.scaled.resource.version.clone();
+    workers.scaled.calling = true;
+    assert_eq!(workers.due(), None, "a call is under way");
+    assert!(!workers.scaled.record_call(workers.now, &version, &Err(ScaleError::Conflict)));
+    assert_eq!(workers.due(), None, "this version is known to be old");
+    workers.scaled.resource.version = Version("2".to_owned());
+    assert_eq!(workers.due(), None);
+    workers.read(200, Some(0));
+    workers.scaled.only_raises = true;
+    assert_eq!(workers.due(), Some((10, false)), "it is raised all the same");
+    workers.read(20, Some(0));
+    assert_eq!(workers.due(), Some((1, false)));
+}
+
+#[test]
+fn a_call_that_fails_is_made_again_after_growing_pauses() {
+    let mut workers = Workers::new(Phase::Asleep, 0);
+    workers.read(20, Some(0));
+    let version = workers.scaled.resource.version.clone();
+    let terminal = Err(ScaleError::Terminal { reason: "no such image".to_owned() });
+    assert!(workers.scaled.record_call(workers.now, &version, &terminal), "a new error is reported");
+    assert!(!workers.scaled.record_call(workers.now, &version, &terminal), "and the same not again");
+    let mut pauses = BTreeMap::new();
+    for second in 0..70 {
+        workers.read(20, Some(0));
+        pauses.insert(second, workers.due().is_some());
+        workers.pass(1);
+    }
+    let first = pauses.iter().find(|(_, due)| **due).map(|(second, _)| *second);
+    assert!(first.is_some_and(|second| (47..=60).contains(&second)), "{first:?}");
+    // A user who changes what is asked for may have corrected it.
+    let failed = Err(ScaleError::Retry { after: Duration::from_secs(50), reason: "busy".to_owned() });
+    workers.scaled.record_call(workers.now, &version, &failed);
+    assert_eq!(workers.due(), None);
+    let mut changed = workers.scaled.resource.clone();
+    changed.scaling.as_mut().unwrap().max_replicas = 5;
+    workers.scaled.update(changed);
+    assert_eq!(workers.due(), Some((1, true)));
+    workers.scaled.record_call(workers.now, &version, &Ok(()));
+    assert_eq!(workers.due(), None, "what was written is not listed yet");
+    workers.pass(10);
+    workers.read(20, Some(0));
+    assert_eq!(workers.due(), Some((1, true)), "it never was");
+}
