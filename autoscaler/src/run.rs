@@ -34,7 +34,6 @@ use crate::{
     observe::{
         kubernetes::ClusterClient,
         members::{MemberTimeouts, Members},
-        queues::RouteQueue,
     },
     plugin::ActivePlugin,
     scaling::{ReplicaScaler, ScalerContext, ScalingTable},
@@ -158,7 +157,6 @@ async fn serve(
             cluster: cluster.clone(),
             dropped: dropped.clone(),
             wakes: wakes.clone(),
-            route: no_metric_source(),
             stop: stop.clone(),
         };
         let mut cycles = LeaderTasks::begin(context, interceptor_context, scaler_context, view.clone());
@@ -191,11 +189,6 @@ async fn serve(
         leadership.release().await;
         return Ok(None);
     }
-}
-
-/// No queue can be read.
-fn no_metric_source() -> RouteQueue {
-    Arc::new(|queue| Err(format!("no metric source reads {queue}").into()))
 }
 
 /// A cycle, an interceptor and a scaler for each plugin and namespace file, as long as this process is the leader.
@@ -307,6 +300,7 @@ impl LeaderTasks {
                     let scaler = ReplicaScaler::new(
                         active.clone(),
                         &key.1,
+                        one.metric_sources.clone(),
                         self.scaler_context.clone(),
                         scaling.clone(),
                     )

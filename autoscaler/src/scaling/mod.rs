@@ -19,6 +19,7 @@ use std::{
 
 use daemon::{
     events,
+    plugin_manager::MetricSources,
     reports::{Dropped, Reporter},
     wakes::Wakes,
 };
@@ -37,7 +38,7 @@ use crate::{
         kubernetes::ClusterClient,
         load::LoadReports,
         members::Members,
-        queues::{QueueReader, QueueReadings, RouteQueue},
+        queues::{QueueReader, QueueReadings},
         shortest_window,
     },
     plugin::{ActivePlugin, start_reporter},
@@ -64,8 +65,6 @@ pub(crate) struct ScalerContext {
     pub(crate) dropped: Dropped,
     /// The budget for wakes.
     pub(crate) wakes: Wakes,
-    /// Finds the source that reads a queue.
-    pub(crate) route: RouteQueue,
     /// Cancelled when the scaler is to end.
     pub(crate) stop: CancellationToken,
 }
@@ -74,6 +73,7 @@ pub(crate) struct ScalerContext {
 pub(crate) struct ReplicaScaler {
     active: watch::Receiver<ActivePlugin>,
     context: ScalerContext,
+    sources: MetricSources,
     labels: CycleLabels,
     table: ScalingTable,
     reporter: Reporter,
@@ -96,11 +96,12 @@ struct Wanted {
 // === impl ReplicaScaler ===
 
 impl ReplicaScaler {
-    /// The scaler of the plugin that is `active`, for the namespace file of `namespace`; what it knows is to be read in `table`. To be
-    /// called on a tokio runtime.
+    /// The scaler of the plugin that is `active`, for the namespace file of `namespace`, whose queues `sources` read; what it knows is to be
+    /// read in `table`. To be called on a tokio runtime.
     pub(crate) fn new(
         active: watch::Receiver<ActivePlugin>,
         namespace: &str,
+        sources: MetricSources,
         context: ScalerContext,
         table: ScalingTable,
     ) -> Self {
@@ -114,6 +115,7 @@ impl ReplicaScaler {
             reporter: start_reporter(&active, &context.dropped),
             active,
             context,
+            sources,
             labels: CycleLabels { kind, namespace: namespace.to_owned() },
             table,
             running: JoinSet::new(),
@@ -131,14 +133,15 @@ impl ReplicaScaler {
         let (send_queues, queues) = mpsc::channel(8);
         let (send_loads, loads) = mpsc::channel(1);
         let (send_metrics, metrics) = mpsc::channel(1);
-        let ScalerContext { stop, members, cluster, route, .. } = self.context.clone();
+        let ScalerContext { stop, members, cluster, .. } = self.context.clone();
         let CycleLabels { kind, namespace } = self.labels.clone();
         let ended = {
             let mut active = self.active.clone();
             async move { while active.changed().await.is_ok() {} }
         };
         let follow = follow_changes(self.active.clone(), sender);
-        let read_queues = QueueReader::new(route, self.wanted.queues.subscribe(), send_queues).run();
+        let read_queues =
+            QueueReader::new(self.sources.clone(), self.wanted.queues.subscribe(), send_queues).run();
         let poll_loads =
             polls::poll_loads(members.clone(), kind.clone(), self.wanted.loads.subscribe(), send_loads);
         let poll_metrics = polls::poll_metrics(

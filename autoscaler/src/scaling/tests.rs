@@ -40,10 +40,9 @@ impl Site {
             cluster: ClusterClient::default(),
             dropped: Dropped::default(),
             wakes: Wakes::new(8),
-            route: broker.route(),
             stop: CancellationToken::new(),
         };
-        let scaler = ReplicaScaler::new(active, "demo", context, table.clone());
+        let scaler = ReplicaScaler::new(active, "demo", broker.sources(), context, table.clone());
         let task = tokio::spawn(scaler.run());
         Self { store, broker, table, state, _active: set_active, _task: task }
     }

@@ -6,15 +6,14 @@ use std::{
     time::Duration,
 };
 
-use plugin_host::{CallError, CallFuture};
+use daemon::plugin_manager::MetricSources;
+use plugin_host::{CallError, CallFuture, RunningMetricSource};
 use scaler_types::{QueueError, QueueReading};
 use tokio::{sync::Notify, time::Instant};
 
-use crate::observe::queues::{QueueSource, RouteQueue};
-
 /// A source of which the test says what it answers, by a clock that the test moves.
-#[derive(Default)]
 pub(crate) struct Broker {
+    schemes: Vec<String>,
     state: Mutex<BrokerState>,
     told: Notify,
 }
@@ -37,6 +36,13 @@ pub(crate) struct BrokerState {
     changed: VecDeque<Result<Vec<String>, CallError>>,
 }
 
+impl Default for Broker {
+    fn default() -> Self {
+        let (state, told) = Default::default();
+        Self { schemes: vec!["test".to_owned()], state, told }
+    }
+}
+
 impl Broker {
     /// What it holds and how it behaves.
     pub(crate) fn state(&self) -> MutexGuard<'_, BrokerState> {
@@ -51,13 +57,9 @@ impl Broker {
 }
 
 impl Broker {
-    /// Reads the queues of this broker, `test://...`, and no others.
-    pub(crate) fn route(self: &Arc<Self>) -> RouteQueue {
-        let source: Arc<dyn QueueSource> = self.clone();
-        Arc::new(move |queue| match queue.strip_prefix("test://") {
-            Some(_) => Ok(source.clone()),
-            None => Err(format!("no metric source reads {queue}").into()),
-        })
+    /// The broker alone, which reads `test://...`.
+    pub(crate) fn sources(self: &Arc<Self>) -> MetricSources {
+        MetricSources::fixed(vec![self.clone()])
     }
 
     /// So many messages wait in this queue from now on, and its source says so.
@@ -67,7 +69,19 @@ impl Broker {
     }
 }
 
-impl QueueSource for Broker {
+impl RunningMetricSource for Broker {
+    fn kind(&self) -> &str {
+        "test"
+    }
+
+    fn namespace(&self) -> &str {
+        "demo"
+    }
+
+    fn schemes(&self) -> &[String] {
+        &self.schemes
+    }
+
     fn read<'a>(
         &'a self,
         queues: &'a [String],

@@ -11,8 +11,9 @@ use std::{
     time::Duration,
 };
 
-use plugin_host::{CallError, CallFuture};
-use scaler_types::{QueueError, QueueReading, backoff::Backoff};
+use daemon::plugin_manager::MetricSources;
+use plugin_host::{CallError, RunningMetricSource};
+use scaler_types::{QueueReading, backoff::Backoff};
 use tokio::{
     sync::{mpsc, watch},
     task::{Id, JoinSet},
@@ -30,21 +31,6 @@ const COALESCE_WITHIN: Duration = Duration::from_secs(1);
 /// Between two failed calls of a source that waits for messages.
 const WATCH_PAUSE: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 
-/// Reads the queues of one broker, or of several.
-pub(crate) trait QueueSource: Send + Sync + 'static {
-    /// Reads these queues, and answers for each, in their order.
-    fn read<'a>(
-        &'a self,
-        queues: &'a [String],
-    ) -> CallFuture<'a, Result<Vec<Result<QueueReading, QueueError>>, CallError>>;
-
-    /// Waits until one of these queues, each of which was empty at its last reading, has a message.
-    fn changes<'a>(&'a self, queues: &'a [String]) -> CallFuture<'a, Result<Vec<String>, CallError>>;
-}
-
-/// Finds the source that reads a queue; the error is why there is none.
-pub(crate) type RouteQueue = Arc<dyn Fn(&str) -> Result<Arc<dyn QueueSource>, Arc<str>> + Send + Sync>;
-
 /// Readings of some queues.
 #[derive(Debug)]
 pub(crate) struct QueueReadings {
@@ -56,7 +42,7 @@ pub(crate) struct QueueReadings {
 
 /// Reads queues as long as this process is the leader.
 pub(crate) struct QueueReader {
-    route: RouteQueue,
+    sources: MetricSources,
     wanted: watch::Receiver<Arc<BTreeSet<String>>>,
     readings: mpsc::Sender<QueueReadings>,
     queues: BTreeMap<String, QueueState>,
@@ -97,21 +83,21 @@ enum Finished {
     Paused,
 }
 
-fn source_key(source: &Arc<dyn QueueSource>) -> SourceKey {
+fn source_key(source: &Arc<dyn RunningMetricSource>) -> SourceKey {
     Arc::as_ptr(source).cast::<()>().addr()
 }
 
 // === impl QueueReader ===
 
 impl QueueReader {
-    /// Reads what is `wanted`, found by `route`.
+    /// Reads what is `wanted` by those of `sources` that read its schemes.
     pub(crate) fn new(
-        route: RouteQueue,
+        sources: MetricSources,
         wanted: watch::Receiver<Arc<BTreeSet<String>>>,
         readings: mpsc::Sender<QueueReadings>,
     ) -> Self {
         let (queues, running) = Default::default();
-        Self { route, wanted, readings, queues, running, calls: HashMap::new(), watched: HashMap::new() }
+        Self { sources, wanted, readings, queues, running, calls: HashMap::new(), watched: HashMap::new() }
     }
 
     /// Runs until its readings are wanted no more.
@@ -166,6 +152,7 @@ impl QueueReader {
                         (None, _) => {}
                     }
                 }
+                () = self.sources.changed() => self.read_failed(),
                 () = until_due => {}
             }
             self.read_due();
@@ -200,6 +187,14 @@ impl QueueReader {
         }
     }
 
+    /// Another source may read what could not be read.
+    fn read_failed(&mut self) {
+        let now = Instant::now();
+        for state in self.queues.values_mut().filter(|state| state.failed) {
+            state.due = now;
+        }
+    }
+
     fn release(&mut self, queues: &[String]) {
         for queue in queues {
             if let Some(state) = self.queues.get_mut(queue) {
@@ -215,14 +210,15 @@ impl QueueReader {
         if !self.queues.values().any(|queue| !queue.reading && queue.due <= now) {
             return;
         }
-        let mut calls = HashMap::<(SourceKey, bool), (Arc<dyn QueueSource>, Vec<String>, bool)>::new();
+        let mut calls =
+            HashMap::<(SourceKey, bool), (Arc<dyn RunningMetricSource>, Vec<String>, bool)>::new();
         let mut unroutable = Vec::new();
         for (queue, state) in self.queues.iter_mut().filter(|(_, state)| !state.reading) {
             let is_due = state.due <= now;
             if state.due > now + COALESCE_WITHIN {
                 continue;
             }
-            match (self.route)(queue) {
+            match self.sources.route(queue) {
                 Ok(source) => {
                     let call = calls
                         .entry((source_key(&source), state.failed))
@@ -230,7 +226,7 @@ impl QueueReader {
                     call.1.push(queue.clone());
                     call.2 |= is_due;
                 }
-                Err(why) if is_due => unroutable.push((queue.clone(), Err(why))),
+                Err(why) if is_due => unroutable.push((queue.clone(), Err(why.to_string().into()))),
                 Err(_) => {}
             }
         }
@@ -280,9 +276,9 @@ impl QueueReader {
 
     /// Has each source wait for messages in its empty queues.
     fn watch_empty(&mut self) {
-        let mut empty = HashMap::<SourceKey, (Arc<dyn QueueSource>, HashSet<String>)>::new();
+        let mut empty = HashMap::<SourceKey, (Arc<dyn RunningMetricSource>, HashSet<String>)>::new();
         for (queue, _) in self.queues.iter().filter(|(_, state)| state.empty) {
-            if let Ok(source) = (self.route)(queue) {
+            if let Ok(source) = self.sources.route(queue) {
                 empty
                     .entry(source_key(&source))
                     .or_insert_with(|| (source, HashSet::new()))
@@ -318,7 +314,7 @@ impl QueueReader {
     }
 }
 
-async fn read(source: &dyn QueueSource, queues: Vec<String>) -> QueueReadings {
+async fn read(source: &dyn RunningMetricSource, queues: Vec<String>) -> QueueReadings {
     let at = Instant::now();
     let readings: Vec<Result<QueueReading, Arc<str>>> = match source.read(&queues).await {
         Ok(readings) => {
