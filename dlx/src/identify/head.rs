@@ -172,11 +172,23 @@ pub(crate) fn length(value: &[u8]) -> Result<u64, ErrorResponse> {
     length.ok_or_else(|| malformed("its Content-Length is not a number, or too large"))
 }
 
+/// Checks that a request may have this method.
+///
+/// # Errors
+///
+/// It is not supported, or reserved.
+pub(super) fn check_method(method: &str) -> Result<(), ErrorResponse> {
+    match method {
+        "CONNECT" => Err(malformed("the method CONNECT is not supported")),
+        // A server that takes the beginning of a connection for HTTP/2 (RFC 9113 3.4) would read it as another protocol.
+        "PRI" => Err(malformed("the method PRI is reserved for HTTP/2")),
+        _ => Ok(()),
+    }
+}
+
 /// Whether the target names the host (RFC 9112 3.2).
 fn check_target(method: &str, target: &str) -> Result<bool, ErrorResponse> {
-    if method == "CONNECT" {
-        return Err(malformed("the method CONNECT is not supported"));
-    }
+    check_method(method)?;
     if target.starts_with('/') && target.bytes().all(is_plain) || target == "*" && method == "OPTIONS" {
         return Ok(false);
     }

@@ -12,9 +12,9 @@ use std::{
     time::Instant,
 };
 
-use head::{Head, coded, length};
+use head::{Head, check_method, coded, length};
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header, uri::PathAndQuery,
+    HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, Version, header, uri::PathAndQuery,
 };
 use named::find_by_headers;
 pub(crate) use peers::TrustedProxies;
@@ -173,9 +173,7 @@ fn draw() -> bool {
 /// The host that a request names, if any.
 fn host<B>(request: &Request<B>) -> Result<Option<&str>, ErrorResponse> {
     let headers = request.headers();
-    if request.method() == Method::CONNECT {
-        return Err(ErrorResponse::malformed("the method CONNECT is not supported"));
-    }
+    check_method(request.method().as_str())?;
     if coded(headers) {
         return Err(ErrorResponse::malformed("its Transfer-Encoding is not exactly chunked"));
     }

@@ -109,6 +109,7 @@ const REFUSED: &[(u16, &str)] = &[
     // Targets.
     (400, "CONNECT HOST:80 HTTP/1.1\r\nHost: HOST\r\n\r\n"),
     (400, "CONNECT /x HTTP/1.1\r\nHost: HOST\r\n\r\n"),
+    (400, "PRI / HTTP/1.1\r\nHost: HOST\r\n\r\n"),
     (400, "GET HOST:80 HTTP/1.1\r\nHost: HOST\r\n\r\n"),
     (400, "GET HOST HTTP/1.1\r\nHost: HOST\r\n\r\n"),
     (400, "GET * HTTP/1.1\r\nHost: HOST\r\n\r\n"),

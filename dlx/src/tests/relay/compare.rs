@@ -261,9 +261,17 @@ const EXCUSED: [(&str, fn(&Sent) -> bool); 5] = [
         names_other_host,
     ),
     ("HAProxy refuses a fragment, which is removed here", |sent| sent.target().contains(&b'#')),
-    ("nginx refuses a path with NUL; it is the resource's to read", |sent| {
-        memchr::memmem::find(&sent.target(), b"%00").is_some()
-    }),
+    (
+        "nginx decodes the path and refuses NUL and what cannot be decoded; it is the resource's to read",
+        |sent| {
+            let target = sent.target();
+            let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+            path.split(|byte| *byte == b'%').skip(1).any(|code| {
+                !matches!(code, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())
+                    || code.starts_with(b"00")
+            })
+        },
+    ),
     ("HAProxy refuses a switch to WebSocket without its key; the resource refuses it itself", |sent| {
         let upgrades = sent.values("upgrade");
         upgrades.iter().any(|value| value.trim_ascii().eq_ignore_ascii_case(b"websocket"))
