@@ -24,9 +24,9 @@ use crate::{
 };
 
 /// How much is read at once.
-const READ_BYTES: usize = 64 * 1024;
-/// A smaller part of that is copied: what is read counts as much memory as it has bytes, from this size on.
-const MIN_CHUNK: usize = 8 * 1024;
+const READ_BYTES: usize = 32 * 1024;
+/// With less room than this, more memory is taken.
+const MIN_ROOM: usize = 8 * 1024;
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub(crate) struct AnswerBody {
     link: Link,
     /// Read and not passed on yet.
     ahead: Bytes,
+    /// The rest of the memory that was read into.
+    room: BytesMut,
     stage: Stage,
     keeps: bool,
 }
@@ -110,7 +112,7 @@ impl AnswerBody {
             AnswerLength::Chunked => Stage::Chunked(Box::new((Chunks::new(), Vec::new()))),
             AnswerLength::ToTheEnd => Stage::ToTheEnd,
         };
-        Self { link, ahead, stage, keeps }
+        Self { link, ahead, room: BytesMut::new(), stage, keeps }
     }
 
     /// When the body has ended: returns its connection to the pool, if another request can follow on it.
@@ -181,24 +183,24 @@ impl AnswerBody {
         };
         // No memory is taken before something has come.
         ready!(from.poll_read_ready(cx))?;
-        let room = match self.stage {
-            Stage::Length(left) => usize::try_from(left).unwrap_or(usize::MAX).min(READ_BYTES),
-            _ => READ_BYTES,
-        };
-        let mut bytes = BytesMut::with_capacity(room.max(MIN_CHUNK));
+        if self.room.capacity() < MIN_ROOM {
+            let left = match self.stage {
+                Stage::Length(left) => usize::try_from(left).unwrap_or(usize::MAX),
+                _ => READ_BYTES,
+            };
+            self.room.reserve(left.clamp(MIN_ROOM, READ_BYTES));
+        }
+        let room = &mut self.room;
         let read = match &mut self.link {
-            Link::Whole(connection) => poll_read_buf(Pin::new(&mut connection.stream), cx, &mut bytes),
-            Link::BesideUpload(from, _) => poll_read_buf(Pin::new(from), cx, &mut bytes),
+            Link::Whole(connection) => poll_read_buf(Pin::new(&mut connection.stream), cx, room),
+            Link::BesideUpload(from, _) => poll_read_buf(Pin::new(from), cx, room),
             Link::None => Poll::Ready(Ok(0)),
         };
         let read = match ready!(read) {
             Err(error) if is_closed(&error) => return Poll::Ready(Err(UpstreamError::Incomplete)),
             read => read?,
         };
-        self.ahead = match bytes.len() {
-            small if small < bytes.capacity() / 2 => Bytes::copy_from_slice(&bytes),
-            _ => bytes.freeze(),
-        };
+        self.ahead = self.room.split().freeze();
         Poll::Ready(Ok(read > 0))
     }
 }
