@@ -170,7 +170,7 @@ async fn a_scale_that_fails_is_reported_and_not_hammered() {
     store
         .until(|store| {
             store.resources[&id("hello")].record.reason
-                == "scaling to zero failed: scaling to zero: the process does not end"
+                == "kept awake: scaling to zero: the process does not end"
         })
         .await;
     store.inner().refuse_scale = None;

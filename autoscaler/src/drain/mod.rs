@@ -99,7 +99,10 @@ impl DrainAttempt {
                 DrainOrder::Write { expected, mut record } => {
                     // A revert: the record says why.
                     if record.phase == Phase::Active {
-                        record.reason = format!("kept awake: {}", DrainOutcome::Reverted(why.clone()));
+                        record.reason = match &failure {
+                            Some(failure) => format!("kept awake: {failure}"),
+                            None => format!("kept awake: {}", DrainOutcome::Reverted(why.clone())),
+                        };
                     }
                     let written = self.plugin.compare_and_set(&resource.id, &expected, &record).await;
                     DrainInput::Wrote(written.map_err(|error| classify_error(error, "record", &mut failure)))
@@ -136,14 +139,15 @@ impl DrainAttempt {
                     DrainInput::Switched { idle, fresh: Nonce::fresh() }
                 }
                 DrainOrder::Commit { expected, record } => {
-                    DrainInput::Scaled(match self.commit_version(resource, expected).await {
+                    let result = match self.commit_version(resource, expected).await {
                         Ok(version) => {
                             let scaled =
                                 self.plugin.set_scale(&self.scale_request(resource, version, record)).await;
                             scaled.map_err(|error| classify_error(error, "scale", &mut failure))
                         }
                         Err(error) => Err(classify_error(error, "scale", &mut failure)),
-                    })
+                    };
+                    DrainInput::Scaled { result, fresh: Nonce::fresh() }
                 }
                 DrainOrder::End(outcome) => break outcome,
             };
@@ -295,7 +299,8 @@ fn classify_error(error: ScaleError, what: &str, failure: &mut Option<Arc<str>>)
     if error == ScaleError::Conflict {
         return Unwritten::Conflict;
     }
-    *failure = Some(
+    // The first one is why: after it a revert may fail, too.
+    failure.get_or_insert_with(|| {
         match what {
             // Without records nothing can be drained, so nothing can sleep without losing requests.
             _ if error == ScaleError::Unsupported => {
@@ -304,8 +309,8 @@ fn classify_error(error: ScaleError, what: &str, failure: &mut Option<Arc<str>>)
             "record" => format!("writing the record: {error}"),
             _ => format!("scaling to zero: {error}"),
         }
-        .into(),
-    );
+        .into()
+    });
     Unwritten::Unknown
 }
 

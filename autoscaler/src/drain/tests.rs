@@ -236,8 +236,10 @@ async fn a_failed_call_is_reported() {
     site.store.inner().refuse_scale = Some(unreachable.clone());
     let end = site.run().await;
     assert_eq!(end.to_string(), "failed: scaling to zero: no route; retry in 0s");
-    // The record says `draining`: whether the scale happened is not known, so only the next look at the record can tell.
-    site.is(Phase::Draining, 1);
+    // Reverted at once: if the scale happened after all, the revert finds another version.
+    site.is(Phase::Active, 1);
+    let reason = site.store.get("hello").record.reason;
+    assert_eq!(reason, "kept awake: scaling to zero: no route; retry in 0s");
 
     let site = Site::new();
     site.store.inner().refuse_records = Some(unreachable.clone());

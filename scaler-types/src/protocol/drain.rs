@@ -32,6 +32,7 @@ enum Stage {
 
 /// Why a try was reverted, for who reads the record.
 const UNCONFIRMED: &str = "not every DLX could confirm";
+const NOT_SCALED: &str = "it could not be scaled to zero";
 const NOT_IDLE: &str = "no longer idle after its Service was intercepted";
 
 /// An input of the drain.
@@ -62,7 +63,12 @@ pub enum DrainInput {
         fresh: Nonce,
     },
     /// The [`DrainOrder::Commit`] ended.
-    Scaled(Result<(), Unwritten>),
+    Scaled {
+        /// Whether it took effect.
+        result: Result<(), Unwritten>,
+        /// A nonce that was never used.
+        fresh: Nonce,
+    },
 }
 
 /// An output of the drain.
@@ -186,12 +192,20 @@ impl Drain {
             }
             (Stage::Switching, DrainInput::Switched { idle: true, .. }) => self.commit(),
             (Stage::Switching, DrainInput::Switched { idle: false, fresh }) => self.revert(fresh, NOT_IDLE),
-            (Stage::Committing, DrainInput::Scaled(Ok(()))) => DrainOrder::End(Outcome::Asleep),
-            (Stage::Committing, DrainInput::Scaled(Err(Unwritten::Conflict))) => {
+            (Stage::Committing, DrainInput::Scaled { result: Ok(()), .. }) => {
+                DrainOrder::End(Outcome::Asleep)
+            }
+            (Stage::Committing, DrainInput::Scaled { result: Err(Unwritten::Conflict), .. }) => {
                 DrainOrder::End(Outcome::Reverted)
             }
-            (Stage::Committing, DrainInput::Scaled(Err(Unwritten::Unknown))) => {
-                DrainOrder::End(Outcome::Unknown)
+            // If it took effect, or takes effect on its way, this write finds another version. If it was refused, as where a pod
+            // has work, the resource is not left draining.
+            (Stage::Committing, DrainInput::Scaled { result: Err(Unwritten::Unknown), fresh }) => {
+                let order = self.revert(fresh, NOT_SCALED);
+                if let Stage::Reverting(outcome) = &mut self.stage {
+                    *outcome = Outcome::Unknown;
+                }
+                order
             }
             (Stage::Writing(_), DrainInput::Wrote(Err(Unwritten::Unknown))) => {
                 DrainOrder::End(Outcome::Unknown)

@@ -356,16 +356,36 @@ fn a_commit_waits_for_every_member_and_stands_on_the_fences_own_version() {
     );
     let late = DrainInput::Refused { fresh: Nonce(4) };
     assert_eq!(drain.step(late), DrainOrder::Nothing, "decided already");
-    assert_eq!(drain.step(DrainInput::Scaled(Ok(()))), DrainOrder::End(Outcome::Asleep));
+    assert_eq!(drain.step(scaled(Ok(()))), DrainOrder::End(Outcome::Asleep));
+}
+
+fn scaled(result: Result<(), Unwritten>) -> DrainInput {
+    DrainInput::Scaled { result, fresh: Nonce(5) }
 }
 
 #[test]
-fn a_commits_end_is_the_tries_end() {
-    let table = [(Unwritten::Conflict, Outcome::Reverted), (Unwritten::Unknown, Outcome::Unknown)];
-    for (why, outcome) in table {
+fn a_commit_that_finds_another_version_is_the_tries_end() {
+    let mut drain = asking(&["a"]);
+    drain.step(DrainInput::Confirmed("a".into()));
+    assert_eq!(drain.step(scaled(Err(Unwritten::Conflict))), DrainOrder::End(Outcome::Reverted));
+}
+
+/// It may have been refused, and nothing else would revert it soon. If it took effect the revert finds another version.
+#[test]
+fn a_commit_that_is_refused_or_unknown_is_reverted_on_the_drains_own_version() {
+    for written in [Ok(version(3)), Err(Unwritten::Conflict), Err(Unwritten::Unknown)] {
         let mut drain = asking(&["a"]);
         drain.step(DrainInput::Confirmed("a".into()));
-        assert_eq!(drain.step(DrainInput::Scaled(Err(why))), DrainOrder::End(outcome), "{why:?}");
+        let order = drain.step(scaled(Err(Unwritten::Unknown)));
+        assert!(
+            matches!(&order, DrainOrder::Write { expected, record } if *expected == version(2) && record.phase == Active && record.nonce == Nonce(5)),
+            "{order:?}"
+        );
+        assert_eq!(
+            drain.step(DrainInput::Wrote(written.clone())),
+            DrainOrder::End(Outcome::Unknown),
+            "{written:?}"
+        );
     }
 }
 

@@ -222,7 +222,7 @@ impl Step<'_> {
                 if result == Err(Unwritten::Conflict) {
                     self.note(Event::CommitConflict);
                 }
-                self.drain(a, DrainInput::Scaled(result.map(|_| ())));
+                self.drain(a, DrainInput::Scaled { result: result.map(|_| ()), fresh });
             }
             Author::Drain(a) => {
                 self.drain(a, DrainInput::Wrote(result));

@@ -156,8 +156,13 @@ impl Step<'_> {
             self.attempt(a).commit = Some(Commit { expected, record, service, nonce, at });
         } else {
             self.note(Event::ServiceChanged);
-            self.drain(a, DrainInput::Scaled(Err(Unwritten::Conflict)));
+            self.scaled(a, Err(Unwritten::Conflict));
         }
+    }
+
+    fn scaled(&mut self, a: usize, result: Result<(), Unwritten>) {
+        let fresh = self.nonce();
+        self.drain(a, DrainInput::Scaled { result, fresh });
     }
 
     /// The plugin makes the next request of a commit.
@@ -172,7 +177,7 @@ impl Step<'_> {
                     self.note(Event::CommitConflict);
                     self.note(Event::StampedInVain);
                 }
-                self.drain(a, DrainInput::Scaled(if stands { Ok(()) } else { Err(Unwritten::Conflict) }));
+                self.scaled(a, if stands { Ok(()) } else { Err(Unwritten::Conflict) });
                 return Ok(true);
             }
         };
@@ -184,7 +189,7 @@ impl Step<'_> {
                 if commit.at == CommitStep::Slices {
                     self.note(Event::StampedInVain);
                 }
-                self.drain(a, DrainInput::Scaled(Err(Unwritten::Conflict)));
+                self.scaled(a, Err(Unwritten::Conflict));
             }
         }
         Ok(true)
