@@ -34,7 +34,8 @@ pub struct CommonFlags {
     #[arg(long, env = "KUBECONFIG", value_name = "FILE", value_parser = OsStringValueParser::new())]
     kubeconfig_path: Option<OsString>,
 
-    /// The folder of the plugins. Every `*.so` in it is loaded at the start, in the order of their names.
+    /// The folder of the plugins. Every `*.so` in it is loaded at the start, in the order of their names. The autoscaler also loads
+    /// the metric sources, from the folder `metric-sources` in it.
     #[arg(long, default_value = "plugins", value_name = "DIR")]
     pub plugins_dir: PathBuf,
 

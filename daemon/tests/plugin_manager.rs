@@ -55,11 +55,15 @@ impl Host {
     }
 
     async fn start_with(&self, more: &[&str]) -> anyhow::Result<PluginManager> {
+        self.start_as(Role::Dlx, more).await
+    }
+
+    async fn start_as(&self, role: Role, more: &[&str]) -> anyhow::Result<PluginManager> {
         let (plugins, state) = (self.path("plugins"), self.path("state"));
         let own =
             ["daemon", "--plugins-dir", plugins.to_str().unwrap(), "--state-dir", state.to_str().unwrap()];
         let flags = Flags::try_parse_from(own.iter().chain(more)).unwrap().common;
-        PluginManager::start(&flags, SettingsLayer::default(), Role::Dlx, CancellationToken::new()).await
+        PluginManager::start(&flags, SettingsLayer::default(), role, CancellationToken::new()).await
     }
 
     async fn start(&self) -> anyhow::Result<PluginManager> {
@@ -68,17 +72,22 @@ impl Host {
 }
 
 fn misbehaving() -> PathBuf {
+    built("misbehaving", "libmisbehaving.so")
+}
+
+/// The library that cargo builds of this package.
+fn built(package: &str, library: &str) -> PathBuf {
     // `cargo xtask` has built it: a build of this one package wants other features of what it depends on, and builds all
     // of that again.
     if let Some(folder) = std::env::var_os("SCALER_E2E_BIN").filter(|folder| !folder.is_empty()) {
-        return PathBuf::from(folder).join("libmisbehaving.so");
+        return PathBuf::from(folder).join(library);
     }
     let status =
-        Command::new(env!("CARGO")).args(["build", "--quiet", "--package", "misbehaving"]).status().unwrap();
+        Command::new(env!("CARGO")).args(["build", "--quiet", "--package", package]).status().unwrap();
     assert!(status.success());
     // target/debug/deps/this-test
     let test = std::env::current_exe().unwrap();
-    test.ancestors().nth(2).unwrap().join("libmisbehaving.so")
+    test.ancestors().nth(2).unwrap().join(library)
 }
 
 fn refused(result: anyhow::Result<PluginManager>) -> String {
@@ -435,4 +444,58 @@ async fn a_problem_of_one_file_is_reported_and_the_others_are_served() {
     next(&mut served).await;
     let page = outside.get("/readyz").await;
     assert!(page.contains("failing.yaml") && !page.contains("broken.yaml"), "{page}");
+}
+
+#[tokio::test]
+async fn the_autoscaler_has_a_metric_source_for_each_file_and_replaces_it_with_its_section() {
+    let host = Host::new();
+    fs::create_dir(host.path("plugins/metric-sources")).unwrap();
+    let library = built("misbehaving-source", "libmisbehaving_source.so");
+    fs::copy(library, host.path("plugins/metric-sources/source.so")).unwrap();
+    let file = |section: &str| {
+        host.write(
+            "demo.yaml",
+            &format!("namespace: demo\nmetricSources:\n{section}plugins: {{misbehaving: {{}}}}\n"),
+        );
+    };
+    file("  misbehaving-source: {read: slow}\n");
+    let config = host.path("config");
+    let arguments = ["--config", config.to_str().unwrap()];
+
+    // A DLX reads the section, and neither loads nor misses a metric source.
+    let dlx = host.start_as(Role::Dlx, &arguments).await.unwrap();
+    assert_eq!(dlx.problems(), [""; 0]);
+    assert!(dlx.served().borrow()[0].metric_sources.running().is_empty());
+
+    let autoscaler = host.start_as(Role::Autoscaler, &arguments).await.unwrap();
+    let outside = Outside::of(&autoscaler);
+    assert_eq!(autoscaler.problems(), [""; 0]);
+    let mut sources = autoscaler.served().borrow()[0].metric_sources.clone();
+    let first = sources.route("test://3").unwrap();
+    let read = first.read(&["test://3".to_owned()]).await.unwrap();
+    assert_eq!(read[0].as_ref().unwrap().waiting, Some(3));
+    let missing = sources.route("redis://h/a").unwrap_err().to_string();
+    assert_eq!(missing, "no metric source reads redis://...: put its library into plugins/metric-sources");
+    let listed = outside.get("/api/v1/plugins").await;
+    assert!(listed.contains(r#""interface":"metric source""#), "{listed}");
+    let shown = outside.get("/api/v1/config").await;
+    assert!(shown.contains(r#""schemes":["test","other"]"#), "{shown}");
+
+    // Refused, by the source itself: it stays as it was, and the line is shown.
+    file("  misbehaving-source: {reed: ok}\n");
+    let problem = "demo.yaml:3:24: unknown key \\\"reed\\\", expected one of new, read, changes, stop";
+    outside.shows("/api/v1/problems", problem).await;
+    assert_eq!(sources.route("test://3").as_ref(), Ok(&first));
+
+    file("  misbehaving-source: {read: error}\n  none: {}\n");
+    sources.changed().await;
+    let second = sources.route("test://3").unwrap();
+    assert!(*second != *first);
+    assert_eq!(
+        second.read(&["test://3".to_owned()]).await.unwrap_err().to_string(),
+        "read fails, as configured"
+    );
+    let problem = "demo.yaml:4: no metric source \\\"none\\\" is loaded, expected one of misbehaving-source";
+    outside.shows("/readyz", &problem.replace('\\', "")).await;
+    assert_eq!(autoscaler.served().borrow().len(), 1, "a metric source is no resource-scaler");
 }

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use scaler_types::{Changes, backoff::Backoff};
 use tokio::time::{Instant, sleep_until};
 
-use crate::{CallError, Listed, RunningPlugin};
+use crate::{
+    CallError, Listed, RunningPlugin,
+    pace::{self, Pace},
+};
 
 /// After a plugin that could not say what changed.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
@@ -13,8 +16,8 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from
 /// How often a plugin is asked that lists everything each time, and may not wait until something has changed.
 const LIST_INTERVAL: Duration = Duration::from_secs(1);
 
-/// So many such lists may follow each other at once: one that does wait must not be late where several changes come together.
-const LIST_BURST: u32 = 10;
+/// How often a plugin is asked that answers what changed, and may not wait until something has.
+const CHANGE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The resources of a plugin as a stream: all of them first, then what changes. After a failure all of them again, since what
 /// was missed meanwhile is not known.
@@ -26,8 +29,8 @@ pub struct ChangeStream {
     backoff: Backoff,
     /// The end of the pause after a failure.
     paused_until: Option<Instant>,
-    /// When the last of the lists that answered another cursor than 0 was due, at one in each interval.
-    list_due: Instant,
+    /// Of the answers to another cursor than 0.
+    pace: Pace,
     /// The failure that was logged last, if it lasts.
     logged: Option<CallError>,
 }
@@ -37,8 +40,7 @@ pub struct ChangeStream {
 impl ChangeStream {
     /// The stream of `plugin`, from its beginning.
     pub fn new(plugin: Arc<dyn RunningPlugin>) -> Self {
-        let list_due = Instant::now();
-        Self { plugin, cursor: 0, backoff: BACKOFF, paused_until: None, list_due, logged: None }
+        Self { plugin, cursor: 0, backoff: BACKOFF, paused_until: None, pace: Pace::new(), logged: None }
     }
 
     /// Whether the next answer lists all resources as they are after the question.
@@ -63,15 +65,6 @@ impl ChangeStream {
         }
     }
 
-    /// Waits where a plugin lists everything more often than it may.
-    #[expect(clippy::disallowed_methods, reason = "a plugin that does not wait is asked after a pause")]
-    async fn pace_lists(&self) {
-        if let Some(early) = self.list_due.checked_duration_since(Instant::now() + LIST_BURST * LIST_INTERVAL)
-        {
-            sleep_until(Instant::now() + early).await;
-        }
-    }
-
     /// Waits for the [pause](Self::pause), then for what changed. Nothing is lost if the future is dropped.
     ///
     /// # Errors
@@ -82,13 +75,15 @@ impl ChangeStream {
         let lists_all = self.lists_all();
         if !lists_all {
             // No part of the pause: a list that is requested meanwhile is not delayed.
-            self.pace_lists().await;
+            self.pace.wait().await;
         }
         match self.plugin.changes(self.cursor).await {
             Ok(changes) => {
                 let nameless = changes.unreadable.iter().any(|one| one.id.is_none());
-                if !lists_all && (changes.readable.complete || nameless) {
-                    self.list_due = self.list_due.max(Instant::now()) + LIST_INTERVAL;
+                let lists = changes.readable.complete || nameless;
+                let interval = if lists { LIST_INTERVAL } else { CHANGE_INTERVAL };
+                if !lists_all && self.pace.count_answer(interval) {
+                    pace::report(self.plugin.kind(), self.plugin.namespace());
                 }
                 (self.cursor, self.backoff, self.logged) = (changes.readable.cursor, BACKOFF, None);
                 if !changes.readable.complete && nameless {
@@ -202,8 +197,8 @@ mod tests {
         let plugin = Arc::new(Scripted::default());
         *plugin.answers.lock().unwrap() = std::iter::repeat_n(Ok(listed), 20).collect();
         let (mut stream, began) = (ChangeStream::new(plugin), Instant::now());
-        // The first answers 0.
-        for _ in 0..=LIST_BURST + 1 {
+        // The first answers 0; ten more may come at once.
+        for _ in 0..12 {
             stream.next().await.unwrap();
         }
         assert_eq!(began.elapsed(), Duration::ZERO);
@@ -214,6 +209,21 @@ mod tests {
         stream.relist();
         stream.next().await.unwrap();
         assert_eq!(began.elapsed(), 3 * LIST_INTERVAL, "a list that is requested is not delayed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_plugin_that_answers_at_once_without_a_change_is_asked_a_hundred_times_a_second() {
+        let plugin = Arc::new(Scripted::default());
+        *plugin.answers.lock().unwrap() = std::iter::repeat_n(Ok(changes(7)), 1_302).collect();
+        let (mut stream, began) = (ChangeStream::new(plugin), Instant::now());
+        for _ in 0..1_302 {
+            stream.next().await.unwrap();
+        }
+        assert_eq!(
+            began.elapsed(),
+            300 * CHANGE_INTERVAL,
+            "the first lists all, a burst of 1,000 comes at once"
+        );
     }
 
     #[tokio::test]

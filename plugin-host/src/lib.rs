@@ -24,6 +24,7 @@ mod listed;
 mod log;
 mod metric_source;
 mod object;
+mod pace;
 mod plugin;
 mod probe;
 mod running;

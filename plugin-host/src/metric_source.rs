@@ -1,6 +1,10 @@
 //! The calls of a metric source, as the autoscaler makes them.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use scaler_types::{
     QueueError, QueueReading,
@@ -13,6 +17,7 @@ use crate::{
     ANSWER_WITHIN, CallError, CallFuture,
     breaker::Breaker,
     object::{NoResult, Object},
+    pace::{self, Pace},
 };
 
 /// A metric source running for one namespace file: what [`Plugin::start_metric_source`](crate::Plugin::start_metric_source) gives, or
@@ -60,7 +65,12 @@ pub(crate) struct MetricSourceInstance {
     schemes: Vec<String>,
     reading: Breaker,
     watching: Breaker,
+    /// Of the answers to `changes`.
+    pace: Mutex<Pace>,
 }
+
+/// How often a source is asked that names queues, or none, at once each time.
+const CHANGE_INTERVAL: Duration = Duration::from_millis(100);
 
 // === impl RunningMetricSource ===
 
@@ -89,7 +99,14 @@ impl MetricSourceInstance {
     pub(crate) async fn start(object: Object) -> Result<Self, CallError> {
         let MetricSourceDescription { schemes } = object.call(ANSWER_WITHIN, method::DESCRIBE, &()).await?;
         let (reading, watching) = Default::default();
-        Ok(Self { object, schemes, reading, watching })
+        Ok(Self { object, schemes, reading, watching, pace: Mutex::new(Pace::new()) })
+    }
+}
+
+impl MetricSourceInstance {
+    /// Under this lock a field or two are written: it is whole even after a panic.
+    fn lock_pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -125,7 +142,13 @@ impl RunningMetricSource for MetricSourceInstance {
     fn changes<'a>(&'a self, queues: &'a [String]) -> CallFuture<'a, Result<Vec<String>, CallError>> {
         Box::pin(async move {
             let parse = |answer: &[u8]| serde_json::from_slice(answer);
-            self.object.watched(&self.watching, method::CHANGES, &queues, parse).await
+            let due = self.lock_pace().wait();
+            due.await;
+            let changed = self.object.watched(&self.watching, method::CHANGES, &queues, parse).await;
+            if self.lock_pace().count_answer(CHANGE_INTERVAL) {
+                pace::report(&self.object.kind, &self.object.namespace);
+            }
+            changed
         })
     }
 

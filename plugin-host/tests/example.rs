@@ -4,9 +4,9 @@ mod common;
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
-use common::{built, context, folder, load};
+use common::{built, context, folder, load, metric_source};
 use plugin_host::RunningPlugin;
-use scaler_types::{Nonce, Phase, Record, ResourceId, ScaleError, ScaleRequest, Target};
+use scaler_types::{Nonce, Phase, QueueReading, Record, ResourceId, ScaleError, ScaleRequest, Target};
 
 /// Starts the example with one resource whose commands write down that they ran.
 async fn example(dir: &Path) -> Arc<dyn RunningPlugin> {
@@ -66,11 +66,10 @@ async fn it_starts_and_stops_its_resource_and_lists_what_changed() {
     one.stop().await;
 }
 
-#[tokio::test]
-async fn its_page_shows_its_source_and_a_file_it_takes() {
-    let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/plugin");
-    let page = fs::read_to_string(crate_dir.join("../../docs/write-a-plugin.md")).unwrap();
-    let source = fs::read_to_string(crate_dir.join("src/lib.rs")).unwrap();
+/// Insists that every Rust block of a page is in the source that it explains, and that it shows most of it.
+fn check_page(page: &str, source: &str) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let [page, source] = [page, source].map(|file| fs::read_to_string(root.join(file)).unwrap());
     let mut shown = 0;
     for block in page.split("```rust\n").skip(1) {
         let block = block.split("```").next().unwrap();
@@ -78,11 +77,45 @@ async fn its_page_shows_its_source_and_a_file_it_takes() {
         shown += block.lines().count();
     }
     assert!(shown > 60, "the page leads through the source, {shown} lines of it");
+}
 
+#[tokio::test]
+async fn its_page_shows_its_source_and_a_file_it_takes() {
+    check_page("docs/write-a-plugin.md", "examples/plugin/src/lib.rs");
+    let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/plugin");
     let library = built(&["--package", "example-plugin"], "libcommand.so");
     let dir = folder(&library, "command.so");
     let mut context = context("command", "{}", dir.path());
     context.namespace_file_text = fs::read_to_string(crate_dir.join("demo.yaml")).unwrap().into();
     let instance = load(dir.path()).plugins[0].start(context).await.unwrap();
     assert_eq!(instance.get_resources().await.unwrap().readable[0].hosts, ["files.localhost"]);
+}
+
+#[tokio::test]
+async fn the_metric_source_reads_what_its_commands_print() {
+    check_page("docs/write-a-metric-source.md", "examples/metric-source/src/lib.rs");
+    let library = built(&["--package", "metric-source-shell"], "libshell.so");
+    let section = "{queues: {one: echo 7, both: 'echo 3; echo 2', none: 'true', bad: exit 4}}";
+    let source = metric_source(&library, section).await.unwrap();
+    assert_eq!((source.kind(), source.schemes()), ("shell", &["shell".to_owned()][..]));
+    let queues =
+        ["shell://one", "shell://both", "shell://none", "shell://bad", "shell://other", "file:///one"];
+    let readings = source.read(&queues.map(str::to_owned)).await.unwrap();
+    let reading = |waiting, in_flight| {
+        Ok(QueueReading { waiting: Some(waiting), in_flight, delayed: Some(0), ..QueueReading::default() })
+    };
+    assert_eq!(readings[..2], [reading(7, None), reading(3, Some(2))]);
+    let why: Vec<_> = readings[2..].iter().map(|reading| reading.clone().unwrap_err().to_string()).collect();
+    assert_eq!(
+        why,
+        [
+            "\"true\": printed \"\", expected WAITING [IN_FLIGHT]",
+            "\"exit 4\": exit status: 4",
+            "add a command for \"other\" to metricSources.shell.queues",
+            "expected shell://QUEUE",
+        ]
+    );
+    let demo = include_str!("../../examples/metric-source/demo.yaml");
+    let demo = demo.split_once("  shell:\n").unwrap().1.replace('\n', "\n  ");
+    metric_source(&library, &format!("\n  {demo}")).await.expect("it takes its file");
 }

@@ -4,8 +4,8 @@ mod common;
 
 use std::{path::Path, process::Command, time::Duration};
 
-use common::{context, folder, load};
-use scaler_types::{Nonce, Phase, Record, ResourceId, ScaleRequest, Target, Version};
+use common::{context, folder, load, metric_source};
+use scaler_types::{Nonce, Phase, QueueError, Record, ResourceId, ScaleRequest, Target, Version};
 
 /// cargo, in the folder of this crate, with what is built already where it can be found.
 fn cargo(arguments: &[&str], target: &Path) {
@@ -21,14 +21,35 @@ fn cargo(arguments: &[&str], target: &Path) {
 }
 
 #[tokio::test]
-async fn a_new_plugin_builds_loads_and_scales() {
+async fn a_new_plugin_and_a_new_metric_source_build_and_load() {
     let test = std::env::current_exe().expect("a test has a path");
     let target = test.ancestors().nth(3).expect("a test lies in target/debug/deps");
     let outside = tempfile::tempdir().unwrap();
     let made = outside.path().join("my-queue");
     cargo(&["run", "--quiet", "--package", "xtask", "--", "new-plugin", made.to_str().unwrap()], target);
-    let manifest = made.join("Cargo.toml");
-    cargo(&["build", "--quiet", "--manifest-path", manifest.to_str().unwrap()], target);
+    let source = outside.path().join("my-broker");
+    let make = ["run", "--quiet", "--package", "xtask", "--", "new-plugin", "--metric-source"];
+    cargo(&[&make[..], &[source.to_str().unwrap()]].concat(), target);
+    for folder in [&made, &source] {
+        let manifest = folder.join("Cargo.toml");
+        cargo(&["build", "--quiet", "--manifest-path", manifest.to_str().unwrap()], target);
+    }
+    let broker = target.join("debug/libmy_broker.so");
+    let error = metric_source(&broker, "{port: 1}").await.unwrap_err().to_string();
+    assert!(error.contains("demo.yaml:3:15: unknown key \"port\", expected address"), "{error}");
+    let source = metric_source(&broker, "{address: '127.0.0.1:9000'}").await.unwrap();
+    assert_eq!((source.kind(), source.schemes()), ("my-broker", &["my-broker".to_owned()][..]));
+    let readings = source.read(&["my-broker://mails".to_owned(), "other://mails".to_owned()]).await.unwrap();
+    assert_eq!(readings[0].as_ref().unwrap().waiting, Some(0));
+    assert_eq!(readings[1], Err(QueueError::Invalid("expected my-broker://QUEUE".to_owned())));
+    for command in [
+        "cargo xtask new-plugin --metric-source ../my-broker",
+        "cargo build --release --manifest-path ../my-broker/Cargo.toml",
+        "cp ../my-broker/target/release/libmy_broker.so",
+    ] {
+        let page = include_str!("../../docs/write-a-metric-source.md");
+        assert!(page.contains(command), "the page names what is tested here: {command}");
+    }
     let page = include_str!("../../docs/write-a-plugin.md");
     for command in [
         "cargo xtask new-plugin ../my-queue",

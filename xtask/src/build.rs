@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     steps::{run, show_progress},
-    workspace::{Profile, cargo, is_kind, packages, root},
+    workspace::{Package, Profile, cargo, is_kind, packages, root},
 };
 
 /// What was built, and where it lies.
@@ -75,10 +75,23 @@ impl Built {
 pub struct Plugin {
     package: String,
     folder: PathBuf,
-    /// The library's name, and so the kind of resource: `libNAME.so` is installed as `NAME.so`.
+    /// The library's name, and so its kind: `libNAME.so` is installed as `NAME.so`.
     pub library: String,
     /// Programs that belong to it and are installed beside it.
     pub programs: Vec<String>,
+    /// A metric source, by its package's name: `metric-source-KIND`. Else it is a resource-scaler.
+    pub is_metric_source: bool,
+}
+
+/// Where the metric sources are in the plugins' folder; only the autoscaler opens it.
+pub const METRIC_SOURCES: &str = "metric-sources";
+
+impl Plugin {
+    /// The library's path in the plugins' folder.
+    pub fn installed(&self) -> PathBuf {
+        let library = format!("{}.so", self.library);
+        if self.is_metric_source { Path::new(METRIC_SOURCES).join(library) } else { library.into() }
+    }
 }
 
 /// The crates under plugins/: images and the release have them.
@@ -105,7 +118,9 @@ fn plugin_packages() -> Result<Vec<Plugin>> {
         };
         let Some(library) = named("cdylib").pop().filter(|_| ours) else { continue };
         let programs = named("bin");
-        plugins.push(Plugin { package: package.name, folder: package.folder, library, programs });
+        let is_metric_source = package.name.starts_with("metric-source-");
+        let Package { name: package, folder, .. } = package;
+        plugins.push(Plugin { package, folder, library, programs, is_metric_source });
     }
     Ok(plugins)
 }
@@ -114,11 +129,10 @@ fn plugin_packages() -> Result<Vec<Plugin>> {
 fn install(profile: Profile) -> Result<Built> {
     let programs = profile.folder();
     let plugins = root().join("plugins");
+    let metric_sources = plugins.join(METRIC_SOURCES);
+    fs::create_dir_all(&metric_sources).with_context(|| format!("making {}", metric_sources.display()))?;
     for plugin in plugin_packages()? {
-        put(
-            &programs.join(format!("lib{}.so", plugin.library)),
-            &plugins.join(format!("{}.so", plugin.library)),
-        )?;
+        put(&programs.join(format!("lib{}.so", plugin.library)), &plugins.join(plugin.installed()))?;
         for program in plugin.programs {
             put(&programs.join(&program), &plugins.join(&program))?;
         }

@@ -46,7 +46,7 @@ enum Command {
     Advisories(lint::Advisories),
     Bench(bench::Bench),
     Soak(soak::Soak),
-    NewPlugin(NewPlugin),
+    NewPlugin(new_plugin::NewPlugin),
     Images(images::Images),
     Manifests(manifests::Manifests),
     Reference(reference::Reference),
@@ -56,20 +56,6 @@ enum Command {
     ColdService(bench::ColdService),
     #[command(hide = true)]
     CleanUp(scene::CleanUp),
-}
-
-/// Makes the crate of a new resource-scaler under plugins/, ready to build and to load
-///
-/// The crate lies in plugins/NAME, is a member of the workspace and holds a resource-scaler of kind NAME that
-/// lists nothing yet. `cargo xtask demo` and `cargo xtask test` install it as plugins/NAME.so with the others.
-#[derive(clap::Args)]
-#[command(after_help = "Examples:
-  cargo xtask new-plugin my-queue           plugins/my-queue, in this workspace
-  cargo xtask new-plugin ../my-queue        a crate of its own, outside")]
-struct NewPlugin {
-    /// The kind of resource it scales: small letters, digits and dashes. Or a path to a folder that is not there yet,
-    /// outside the workspace: its last part is the kind
-    name: String,
 }
 
 fn main() -> ExitCode {
@@ -83,7 +69,7 @@ fn main() -> ExitCode {
         Command::Soak(soak) => soak.run(),
         Command::ColdService(service) => service.run(),
         Command::CleanUp(clean_up) => clean_up.run(),
-        Command::NewPlugin(new) => new_plugin::run(&new.name),
+        Command::NewPlugin(new) => new.run(),
         Command::Images(images) => images.run(),
         Command::Manifests(manifests) => manifests.run(),
         Command::Reference(reference) => reference.run(),

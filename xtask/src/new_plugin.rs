@@ -1,4 +1,4 @@
-//! The crate of a new resource-scaler, made from a template that works before anything is filled in.
+//! The crate of a new plugin, made from a template that works before anything is filled in.
 
 use std::{
     fs, io,
@@ -31,48 +31,131 @@ const TAKEN: [&str; 18] = [
     "use",
 ];
 
-/// Makes `plugins/NAME` a crate of the workspace with a resource-scaler of kind NAME. NAME may also be a path to a folder that
-/// is not there yet, outside the workspace: the crate is then one of its own, and the last part is the kind.
+/// Makes the crate of a new plugin under plugins/, ready to build and to load
 ///
-/// # Errors
-///
-/// The name is no kind, there is something in its place already, or the file system does not let us.
-pub fn run(name: &str) -> Result<()> {
-    let (folder, kind) = place(name)?;
-    check(&kind)?;
-    // Made without its parents first: what is there is never written over.
-    let parent = folder.parent().context("a plugin lies in a folder")?;
-    fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
-    match fs::create_dir(&folder) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => bail!(
-            "{} exists already and is left as it is; choose another name or remove it",
-            folder.display()
-        ),
-        made => made.with_context(|| format!("making {}", folder.display()))?,
+/// The crate lies in plugins/NAME, is a member of the workspace and holds a resource-scaler of kind NAME that lists nothing
+/// yet, or a metric source that reads queues NAME://QUEUE as empty. `cargo xtask demo` and `cargo xtask test` install it as
+/// plugins/NAME.so, or plugins/metric-sources/NAME.so, with the others.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask new-plugin my-queue                           plugins/my-queue, in this workspace
+  cargo xtask new-plugin ../my-queue                        a crate of its own, outside
+  cargo xtask new-plugin --metric-source ../my-broker       a metric source")]
+pub struct NewPlugin {
+    /// Its kind: small letters, digits and dashes. Or a path to a folder that is not there yet, outside the workspace: its last
+    /// part is the kind
+    name: String,
+    /// Make a metric source, which reads queues, instead of a resource-scaler
+    #[arg(long)]
+    metric_source: bool,
+}
+
+/// What a template is filled with.
+struct Template<'a> {
+    kind: &'a str,
+    metric_source: bool,
+    /// In this workspace.
+    ours: bool,
+}
+
+// === impl NewPlugin ===
+
+impl NewPlugin {
+    /// Makes `plugins/NAME` a crate of the workspace with a plugin of kind NAME. NAME may also be a path to a folder that
+    /// is not there yet, outside the workspace: the crate is then one of its own, and the last part is the kind.
+    ///
+    /// # Errors
+    ///
+    /// The name is no kind, there is something in its place already, or the file system does not let us.
+    pub fn run(&self) -> Result<()> {
+        let (folder, kind) = place(&self.name)?;
+        check(&kind)?;
+        // Made without its parents first: what is there is never written over.
+        let parent = folder.parent().context("a plugin lies in a folder")?;
+        fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
+        match fs::create_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => bail!(
+                "{} exists already and is left as it is; choose another name or remove it",
+                folder.display()
+            ),
+            made => made.with_context(|| format!("making {}", folder.display()))?,
+        }
+        let ours = folder.starts_with(root());
+        let template = Template { kind: &kind, metric_source: self.metric_source, ours };
+        let made = template.fill(&folder).and_then(|()| if ours { join_workspace(&folder) } else { Ok(()) });
+        if let Err(error) = made {
+            // Half a crate would be in the way of the next try.
+            let _ = fs::remove_dir_all(&folder);
+            return Err(error);
+        }
+        println!("{}", template.next_steps(&folder));
+        Ok(())
     }
-    let ours = folder.starts_with(root());
-    let made = fill(&folder, &kind, ours).and_then(|()| if ours { join_workspace(&folder) } else { Ok(()) });
-    if let Err(error) = made {
-        // Half a crate would be in the way of the next try.
-        let _ = fs::remove_dir_all(&folder);
-        return Err(error);
+}
+
+// === impl Template ===
+
+impl Template<'_> {
+    fn name(&self) -> &'static str {
+        if self.metric_source { "metric-source" } else { "resource-scaler" }
     }
-    let library = kind.replace('-', "_");
-    let (target, flags) = if ours {
-        ("target".to_owned(), format!("-p resource-scaler-{kind}"))
-    } else {
-        let manifest = folder.join("Cargo.toml");
-        (folder.join("target").display().to_string(), format!("--manifest-path {}", manifest.display()))
-    };
-    println!(
-        "made {folder}, a resource-scaler of kind {kind}\n\n\
-         fill in   {folder}/src/lib.rs\n\
-         learn     docs/write-a-plugin.md\n\
-         build     cargo build --release {flags}\n\
-         install   cp {target}/release/lib{library}.so plugins/.{library}.so && mv plugins/.{library}.so plugins/{library}.so",
-        folder = folder.display(),
-    );
-    Ok(())
+
+    fn fill(&self, folder: &Path) -> Result<()> {
+        let manifest = if self.ours {
+            include_str!("new_plugin/member.toml")
+        } else {
+            include_str!("new_plugin/own.toml")
+        };
+        let title: String = self.kind.split('-').map(capital).collect();
+        let written = |text: &str| {
+            text.replace("@NAME@", self.name())
+                .replace("@KIND@", self.kind)
+                .replace("@TYPE@", &title)
+                .replace("@LIBRARY@", &self.kind.replace('-', "_"))
+                .replace("@WORKSPACE@", &root().display().to_string())
+        };
+        let put = |name: &str, text: &str| {
+            let path = folder.join(name);
+            fs::write(&path, written(text)).with_context(|| format!("writing {}", path.display()))
+        };
+        fs::create_dir(folder.join("src")).with_context(|| format!("making {}/src", folder.display()))?;
+        put("Cargo.toml", manifest)?;
+        if !self.ours {
+            // It begins with the versions that the daemons are built with.
+            let lock = root().join("Cargo.lock");
+            fs::copy(&lock, folder.join("Cargo.lock"))
+                .with_context(|| format!("copying {}", lock.display()))?;
+        }
+        let source = if self.metric_source {
+            include_str!("new_plugin/metric_source.rs.in")
+        } else {
+            include_str!("new_plugin/lib.rs.in")
+        };
+        put("src/lib.rs", source)
+    }
+
+    /// What to do with it.
+    fn next_steps(&self, folder: &Path) -> String {
+        let (name, kind, library) = (self.name(), self.kind, self.kind.replace('-', "_"));
+        let (target, flags) = if self.ours {
+            ("target".to_owned(), format!("-p {name}-{kind}"))
+        } else {
+            let manifest = folder.join("Cargo.toml");
+            (folder.join("target").display().to_string(), format!("--manifest-path {}", manifest.display()))
+        };
+        let (plugins, page) = match self.metric_source {
+            true => ("plugins/metric-sources", "docs/write-a-metric-source.md"),
+            false => ("plugins", "docs/write-a-plugin.md"),
+        };
+        let folder = folder.display();
+        format!(
+            "made {folder}, a {name} of kind {kind}\n\n\
+             fill in   {folder}/src/lib.rs\n\
+             learn     {page}\n\
+             build     cargo build --release {flags}\n\
+             install   cp {target}/release/lib{library}.so {plugins}/.{library}.so && mv {plugins}/.{library}.so {plugins}/{library}.so"
+        )
+    }
 }
 
 /// Where the crate goes, and the kind it is of.
@@ -100,30 +183,6 @@ fn check(kind: &str) -> Result<()> {
     );
     ensure!(!TAKEN.contains(&kind), "{kind:?} means something to Rust or cargo already: choose another name");
     Ok(())
-}
-
-fn fill(folder: &Path, kind: &str, ours: bool) -> Result<()> {
-    let manifest =
-        if ours { include_str!("new_plugin/member.toml") } else { include_str!("new_plugin/own.toml") };
-    let title: String = kind.split('-').map(capital).collect();
-    let written = |text: &str| {
-        text.replace("@KIND@", kind)
-            .replace("@TYPE@", &title)
-            .replace("@LIBRARY@", &kind.replace('-', "_"))
-            .replace("@WORKSPACE@", &root().display().to_string())
-    };
-    let put = |name: &str, text: &str| {
-        let path = folder.join(name);
-        fs::write(&path, written(text)).with_context(|| format!("writing {}", path.display()))
-    };
-    fs::create_dir(folder.join("src")).with_context(|| format!("making {}/src", folder.display()))?;
-    put("Cargo.toml", manifest)?;
-    if !ours {
-        // It begins with the versions that the daemons are built with.
-        let lock = root().join("Cargo.lock");
-        fs::copy(&lock, folder.join("Cargo.lock")).with_context(|| format!("copying {}", lock.display()))?;
-    }
-    put("src/lib.rs", include_str!("new_plugin/lib.rs.in"))
 }
 
 /// `my-queue` is `MyQueue` in Rust.
@@ -189,6 +248,7 @@ mod tests {
         let theirs = dir.path().join("queue");
         fs::create_dir(&theirs).unwrap();
         fs::write(theirs.join("notes"), "mine").unwrap();
+        let run = |name: &str| NewPlugin { name: name.to_owned(), metric_source: false }.run();
         let error = run(theirs.to_str().unwrap()).unwrap_err().to_string();
         assert!(error.contains("exists already"), "{error}");
         assert_eq!(fs::read_dir(&theirs).unwrap().count(), 1);

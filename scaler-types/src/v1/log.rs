@@ -45,9 +45,16 @@ pub(super) fn install(host: Host, kind: &'static str) {
     let subscriber = tracing_subscriber::registry().with(Forward { host, kind }.with_filter(level));
     let _ = tracing::subscriber::set_global_default(subscriber);
     // The hook of this library's copy of std: it never sees the host's panics nor another plugin's.
-    panic::set_hook(Box::new(|panicked| {
+    panic::set_hook(Box::new(move |panicked| {
         let at = panicked.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(at, "panicked: {}", text(panicked.payload()));
+        // Straight to the host, which counts it: an author's subscriber may be another.
+        (host.log)(LogLine {
+            level: 1,
+            kind: RStr::from_str(kind),
+            target: RStr::from_str(module_path!()),
+            message: RStr::from_str(&format!("panicked: {}", text(panicked.payload()))),
+            fields: RStr::from_str(&format!("at={at}")),
+        });
     }));
 }
 

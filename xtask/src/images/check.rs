@@ -14,7 +14,10 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{DAEMONS, tree, variants};
-use crate::{build::Built, workspace::target};
+use crate::{
+    build::{Built, Plugin},
+    workspace::target,
+};
 
 /// How long a daemon may take to load its plugins.
 const LOADED: Duration = Duration::from_secs(30);
@@ -41,8 +44,11 @@ pub fn check(built: &Built) -> Result<()> {
         );
     }
     for variant in variants()? {
-        let kinds: Vec<_> = variant.plugins.iter().map(|plugin| plugin.library.as_str()).collect();
         for daemon in DAEMONS {
+            // A DLX has no metric source.
+            let expected =
+                variant.plugins.iter().filter(|plugin| !plugin.is_metric_source || daemon == "autoscaler");
+            let files: Vec<_> = expected.map(Plugin::installed).collect();
             let name = variant.image(daemon);
             let root = scratch.path().join(&name);
             tree::assemble(built, daemon, &variant.plugins, &root)?;
@@ -57,7 +63,7 @@ pub fn check(built: &Built) -> Result<()> {
                 if variant.kind.is_none() {
                     fs::write(&file, FILE).with_context(|| format!("writing {}", file.display()))?;
                 }
-                start(&root, daemon, &kinds).with_context(|| name)?;
+                start(&root, daemon, &files).with_context(|| name)?;
             }
         }
     }
@@ -104,7 +110,7 @@ fn add_base(root: &Path) -> Result<()> {
 
 /// Starts the daemon and waits until it says that it loaded the plugins; with [`FILE`], until it started the one that is
 /// configured, without an error or a warning about the others.
-fn start(root: &Path, daemon: &str, kinds: &[&str]) -> Result<()> {
+fn start(root: &Path, daemon: &str, files: &[PathBuf]) -> Result<()> {
     // The image's USER, WORKDIR and ENTRYPOINT; --state-dir is a volume; every container has /proc and /dev.
     let confine = r#"mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && mount -t tmpfs -o mode=777 none "$0/state" &&
         mount --rbind /proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot --userspec=65532:65532 "$0" "$@""#;
@@ -119,8 +125,10 @@ fn start(root: &Path, daemon: &str, kinds: &[&str]) -> Result<()> {
     if daemon == "dlx" {
         command.args(["--listen-address", "127.0.0.1:0"]);
     }
-    let mut missing: Vec<_> =
-        kinds.iter().map(|kind| ["plugin loaded".to_owned(), format!("plugins/{kind}.so")]).collect();
+    let mut missing: Vec<_> = files
+        .iter()
+        .map(|file| ["plugin loaded".to_owned(), format!("plugins/{}", file.display())])
+        .collect();
     let configured = root.join("demo.yaml").is_file();
     if configured {
         command.args(["--config", "/demo.yaml"]);

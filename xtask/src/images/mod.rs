@@ -1,4 +1,5 @@
-//! Images: one of each daemon with all plugins, and one of each daemon per plugin.
+//! Images: one of each daemon with all plugins, and one of each daemon per resource-scaler. Those of the autoscaler have all metric
+//! sources, too.
 
 pub mod check;
 pub mod tree;
@@ -25,7 +26,8 @@ const ALL: &str = "all";
 
 /// Builds the images: autoscaler and dlx with all plugins, and autoscaler-KIND and dlx-KIND with one
 ///
-/// With docker, podman or buildah, whichever is there, from deploy/docker/Dockerfile, which builds the workspace inside.
+/// Every image of the autoscaler has all metric sources, too.
+/// /// With docker, podman or buildah, whichever is there, from deploy/docker/Dockerfile, which builds the workspace inside.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask images                                                          all kinds
@@ -52,8 +54,9 @@ pub struct Images {
 
 /// The plugins of an image of each daemon.
 struct Variant {
-    /// The one plugin's kind; none: all plugins.
+    /// The one resource-scaler's kind; none: all of them.
     kind: Option<String>,
+    /// The metric sources included.
     plugins: Vec<Plugin>,
 }
 
@@ -124,9 +127,11 @@ impl Variant {
 /// All images: first those with all plugins.
 fn variants() -> Result<Vec<Variant>> {
     let plugins = plugins()?;
-    let single = plugins
-        .iter()
-        .map(|plugin| Variant { kind: Some(plugin.library.clone()), plugins: vec![plugin.clone()] });
+    let (sources, scalers): (Vec<_>, Vec<_>) = plugins.iter().partition(|plugin| plugin.is_metric_source);
+    let single = scalers.into_iter().map(|plugin| Variant {
+        kind: Some(plugin.library.clone()),
+        plugins: std::iter::once(plugin).chain(sources.iter().copied()).cloned().collect(),
+    });
     let single: Vec<_> = single.collect();
     Ok(std::iter::once(Variant { kind: None, plugins }).chain(single).collect())
 }

@@ -17,14 +17,15 @@ pub const BASE_GLIBC: (u32, u32) = (2, 36);
 /// The daemon's own folder: on the path, so that `kubectl exec ... -- autoscaler explain` finds it.
 pub const PROGRAMS: &str = "usr/local/bin";
 
-/// Puts a daemon and plugins (with the programs that belong to them) into `tree`.
+/// Puts a daemon and plugins (with the programs that belong to them) into `tree`: metric sources only with the autoscaler.
 ///
 /// # Errors
 ///
 /// The file system's.
 pub fn assemble(built: &Built, daemon: &str, plugins: &[Plugin], tree: &Path) -> Result<()> {
     put_program(&built.program(daemon), &tree.join(PROGRAMS).join(daemon))?;
-    put_plugins(built, plugins, &tree.join("plugins"))
+    let wanted = plugins.iter().filter(|plugin| !plugin.is_metric_source || daemon == "autoscaler");
+    put_plugins(built, wanted, &tree.join("plugins"))
 }
 
 /// Puts plugins, with the programs that belong to them, into `folder`.
@@ -32,11 +33,15 @@ pub fn assemble(built: &Built, daemon: &str, plugins: &[Plugin], tree: &Path) ->
 /// # Errors
 ///
 /// The file system's.
-pub fn put_plugins(built: &Built, plugins: &[Plugin], folder: &Path) -> Result<()> {
+pub fn put_plugins<'a>(
+    built: &Built,
+    plugins: impl IntoIterator<Item = &'a Plugin>,
+    folder: &Path,
+) -> Result<()> {
     for plugin in plugins {
-        let library = format!("{}.so", plugin.library);
-        for file in std::iter::once(&library).chain(&plugin.programs) {
-            put_program(&built.plugins.join(file), &folder.join(file))?;
+        let programs = plugin.programs.iter().map(PathBuf::from);
+        for file in std::iter::once(plugin.installed()).chain(programs) {
+            put_program(&built.plugins.join(&file), &folder.join(&file))?;
         }
     }
     Ok(())

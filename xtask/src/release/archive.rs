@@ -97,18 +97,30 @@ fn pack(tree: &Path, folder: &Path) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::build::Plugin;
+
+    fn put(file: &Path) {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, file.display().to_string()).unwrap();
+    }
+
+    /// The files of all plugins, as they lie in their folder.
+    fn installed() -> Vec<PathBuf> {
+        let files = |plugin: Plugin| {
+            let library = plugin.installed();
+            std::iter::once(library).chain(plugin.programs.into_iter().map(PathBuf::from))
+        };
+        plugins().unwrap().into_iter().flat_map(files).collect()
+    }
 
     /// Small files in the place of what is built.
     fn built(folder: &Path) -> Built {
         let built = Built { programs: folder.join("programs"), plugins: folder.join("plugins") };
-        for (folder, names) in [
-            (&built.programs, &["autoscaler", "dlx"][..]),
-            (&built.plugins, &["deployment.so", "process.so", "process-shim"]),
-        ] {
-            fs::create_dir(folder).unwrap();
-            for name in names {
-                fs::write(folder.join(name), name).unwrap();
-            }
+        for name in DAEMONS {
+            put(&built.programs.join(name));
+        }
+        for file in installed() {
+            put(&built.plugins.join(file));
         }
         built
     }
@@ -148,8 +160,12 @@ mod tests {
                 files.push(path);
             }
         }
-        assert_eq!(
-            files,
+        let plugins = installed().into_iter().map(|file| format!("plugins/{}", file.display()));
+        let mut expected: Vec<_> = plugins.collect();
+        for library in ["deployment.so", "process.so", "process-shim"] {
+            assert!(expected.contains(&format!("plugins/{library}")), "{expected:?}");
+        }
+        expected.extend(
             [
                 "CHANGELOG.md",
                 "LICENSE",
@@ -158,16 +174,17 @@ mod tests {
                 "examples/every-key.yaml",
                 "examples/hello.yaml",
                 "one-machine.md",
-                "plugins/deployment.so",
-                "plugins/process-shim",
-                "plugins/process.so",
                 "sbom.cdx.json",
                 "systemd/scaler-autoscaler.service",
                 "systemd/scaler-dlx.service",
                 "systemd/scaler-dlx.socket",
                 "systemd/scaler-sysusers.conf",
             ]
+            .map(str::to_owned),
         );
+        files.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(files, expected);
         let sum = scratch.path().join("scaler-1.2.3-linux-amd64.tar.gz.sha256");
         output(Command::new("sha256sum").arg("--check").arg(sum).current_dir(scratch.path()));
         fs::remove_dir_all(&tree).unwrap();

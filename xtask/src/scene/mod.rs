@@ -15,7 +15,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build::Built, http, steps::pause};
+use crate::{
+    build::{Built, METRIC_SOURCES},
+    http,
+    steps::pause,
+};
 pub use cleanup::CleanUp;
 use cleanup::SceneFolder;
 
@@ -135,6 +139,10 @@ impl Scene {
         fs::create_dir(&plugins).context("making the plugins' folder")?;
         for file in PLUGINS {
             symlink(built.plugins.join(file), plugins.join(file)).context("installing the plugins")?;
+        }
+        let sources = built.plugins.join(METRIC_SOURCES);
+        if sources.is_dir() {
+            symlink(sources, plugins.join(METRIC_SOURCES)).context("installing the metric sources")?;
         }
 
         let mut scene = Self { folder, daemons: Vec::new(), addresses };
