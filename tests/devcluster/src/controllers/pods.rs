@@ -58,7 +58,7 @@ pub fn first_to_leave(
     let mut leaving = Vec::new();
     while leaving.len() < count
         && let Some(first) =
-            (0..pods.len()).reduce(|a, b| if leaves_before(&pods[b], &pods[a], &rank, now) { b } else { a })
+            (0..pods.len()).reduce(|a, b| if leaves_before(&pods[b], &pods[a], rank, now) { b } else { a })
     {
         leaving.push(pods.swap_remove(first));
     }
