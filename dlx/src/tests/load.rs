@@ -66,7 +66,7 @@ async fn it_says_at_which_endpoints_requests_are_and_for_how_long_they_were() {
         let (second, other) = upstream::echo(work).await;
         let at = |address: std::net::SocketAddr, incarnation: &str| Endpoint {
             incarnation: incarnation.to_owned(),
-            ..endpoint(&address.to_string())
+            ..endpoint(address.to_string())
         };
         let plugin = Plugin::at(first).awake("web", first).awake("other", first);
         plugin.change("web", |resource| resource.endpoints = vec![at(first, "pod-1"), at(second, "pod-2")]);

@@ -453,7 +453,7 @@ async fn busy_pods_stay_while_their_deployment_shrinks_and_grows() {
         let busy: Vec<_> = busy.into_iter().map(|place: usize| alive[place].clone()).collect();
         busy.iter().for_each(|pod| pods.answer(addresses[pod], 200));
         let mailer = until(&leader, "mailer", |mailer| mailer.replicas as usize == now).await;
-        let nonce = u64::from(mailer.record.nonce.0) + 1;
+        let nonce = mailer.record.nonce.0 + 1;
         let request = request_for(&mailer, exactly(wanted), record(Phase::Active, nonce));
         soon(leader.set_scale(&request)).await.unwrap();
         assert_eq!(count(&scene, "Deployment").await, expected);

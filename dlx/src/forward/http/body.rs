@@ -15,6 +15,7 @@ use crate::state::{InFlight, NamespaceShare};
 
 /// A response's body on its way to the client.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a box would cost each answer an allocation")]
 pub(crate) enum ResponseBody {
     /// The resource's body.
     Through(Through),
@@ -37,6 +38,7 @@ pub(crate) struct Through {
 
 /// Who reads a body from the resource.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a box would cost each answer an allocation")]
 pub(crate) enum FromResource {
     /// The DLX, over HTTP/1.1.
     Http1(AnswerBody),

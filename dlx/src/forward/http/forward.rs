@@ -29,6 +29,7 @@ pub(super) const PERMIT_TIMEOUT: Duration = Duration::from_secs(1);
 const PORT_RETRY_DELAY: Duration = Duration::from_millis(20);
 
 /// An answer as it came.
+#[expect(clippy::large_enum_variant, reason = "a box would cost each answer an allocation")]
 enum Answer {
     /// Of HTTP.
     Http(Response<FromResource>),

@@ -253,9 +253,12 @@ fn laxer(case: &Case, relay: &Seen, peers: &[(&str, Seen)], findings: &mut Vec<F
     }
 }
 
+/// Why a request is right, and whether it is one.
+type Excuse = (&'static str, fn(&Sent) -> bool);
+
 /// What nginx or HAProxy refuses although it is right, or no danger. Where the other refuses the same request for another
 /// thing, that alone would be no finding.
-const EXCUSED: [(&str, fn(&Sent) -> bool); 5] = [
+const EXCUSED: [Excuse; 5] = [
     (
         "HAProxy compares the target's authority with Host; RFC 9112 3.2.2 has the target take precedence",
         names_other_host,
