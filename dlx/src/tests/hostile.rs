@@ -117,6 +117,12 @@ async fn an_answer_does_not_wait_for_the_rest_of_the_next_request() {
 /// A request that leaves flight in every way a client can think of: nothing is left behind.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_client_leaves_a_request_in_flight() {
+    for relay in [true, false] {
+        leave_in_every_way(relay).await;
+    }
+}
+
+async fn leave_in_every_way(relay: bool) {
     let address = upstream::raw(|mut stream, _| async move {
         // Says that much comes and never ends it; reads nothing more.
         if upstream::read_head(&mut stream).await.is_some() {
@@ -125,7 +131,9 @@ async fn no_client_leaves_a_request_in_flight() {
         }
     })
     .await;
-    let site = Site::start(Plugin::at(address).awake("a", address), SiteOptions::default()).await;
+    let site =
+        Site::start(Plugin::at(address).awake("a", address), SiteOptions { relay, ..SiteOptions::default() })
+            .await;
     let handle = site.resource("a");
     for request in [
         "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n",

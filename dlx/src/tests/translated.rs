@@ -1,7 +1,7 @@
 //! Clients that speak HTTP/2 to resources that speak HTTP/1.1: what of an answer reaches them, however it is framed.
 
 use std::{
-    future::pending,
+    future::{pending, poll_fn},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -249,4 +249,39 @@ async fn a_body_goes_on_while_the_client_takes_nothing_of_the_answer() {
     }
     assert_eq!(len, LONG);
     until("it is in flight no more", || site.resource("a").counts.in_flight() == 0).await;
+}
+
+/// A resource that answers early and closes: the client's body is refused, not read to its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_the_resource_does_not_take_is_refused_after_the_answer() {
+    let address = upstream::raw(|mut stream, _| async move {
+        if upstream::read_head(&mut stream).await.is_some() {
+            let _ = stream
+                .write_all(b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno")
+                .await;
+        }
+    })
+    .await;
+    let site = Site::start(Plugin::at(address).awake("a", address), SiteOptions::default()).await;
+    let (mut client, connection) = h2::client::handshake(site.connect().await).await.unwrap();
+    tokio::spawn(connection);
+    let post = Request::post("http://a.test/").body(()).unwrap();
+    let (answer, mut to) = client.send_request(post, false).unwrap();
+    let answer = timeout(EVENT_TIMEOUT, answer).await.expect("an answer").unwrap();
+    assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    let mut body = answer.into_body();
+    assert_eq!(body.data().await.unwrap().unwrap(), "no");
+    assert!(body.data().await.is_none());
+    let reset = poll_fn(|cx| to.poll_reset(cx));
+    assert_eq!(timeout(EVENT_TIMEOUT, reset).await.expect("a reset").unwrap(), Reason::NO_ERROR);
+    until("it is in flight no more", || site.resource("a").counts.in_flight() == 0).await;
+}
+
+/// Answers of status 1xx without end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_early_hints_are_enough() {
+    let hints = b"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(101);
+    let answer = [&hints[..], b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"].concat();
+    let (_site, mut client, _) = site(answer, false).await;
+    assert_eq!(ask(&mut client, "GET").await.unwrap().0, StatusCode::BAD_GATEWAY);
 }

@@ -5,6 +5,16 @@ use httparse::Header;
 use super::{dial::UpstreamError, headers};
 use crate::identify::head;
 
+/// The longest head of an answer; hyper's limit.
+pub(super) const MAX_HEAD_BYTES: usize = 400 * 1024;
+/// It is longer.
+pub(super) const LONG_HEAD: UpstreamError = UpstreamError::Malformed("its head is too long");
+/// The most answers of status 1xx before an answer.
+pub(super) const MAX_INFORMATIONAL: usize = 100;
+/// More of them came.
+pub(super) const TOO_MANY_INFORMATIONAL: UpstreamError =
+    UpstreamError::Malformed("too many answers of status 1xx before it");
+
 /// What the fields of an answer's head say of its body and its connection.
 #[derive(Debug, Default)]
 pub(super) struct AnswerFraming<'b> {

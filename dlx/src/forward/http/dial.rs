@@ -20,6 +20,8 @@ pub(crate) enum UpstreamError {
     Exchange(#[from] hyper::Error),
     #[error("it closed the connection before the end of its response")]
     Incomplete,
+    #[error("the client broke off the request: {0}")]
+    Abandoned(String),
     #[error("its response cannot be read: {0}")]
     Malformed(&'static str),
     #[error("its response has an invalid chunk")]

@@ -351,8 +351,11 @@ async fn send(
     Ok(Answer::Http(response.map(FromResource::Http1)))
 }
 
-/// HTTP/2 has the host in the URI.
+/// HTTP/2 has the host in the URI. A request that was not sent the first time has it there already.
 fn move_host(request: &mut Request<RequestBody>) {
+    if request.uri().authority().is_some() && !request.headers().contains_key(header::HOST) {
+        return;
+    }
     let host = request.headers_mut().remove(header::HOST);
     let host = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
@@ -425,4 +428,19 @@ fn timing(cold: ColdStart) -> String {
         let _ = write!(text, ", {name};dur={ms:.1}");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_was_not_sent_keeps_its_host() {
+        let mut request =
+            Request::get("/a?b").header(header::HOST, "a.test:81").body(RequestBody::Empty).unwrap();
+        for _ in 0..2 {
+            move_host(&mut request);
+            assert_eq!(request.uri(), "http://a.test:81/a?b");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The body of an answer, read from its connection as the client takes it.
 
 use std::{
+    future::Future as _,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -8,10 +9,7 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::{
-    net::tcp::OwnedReadHalf,
-    task::{AbortHandle, JoinHandle},
-};
+use tokio::{net::tcp::OwnedReadHalf, task::JoinHandle};
 use tokio_util::io::poll_read_buf;
 
 use super::{
@@ -50,9 +48,10 @@ enum Link {
     None,
 }
 
-/// The task that sends the rest of a request. Dropped before the end of the answer, it ends.
+/// The task that sends the rest of a request; an error is why its client broke that off. Dropped before the end of the
+/// answer, it ends.
 #[derive(Debug)]
-pub(super) struct UploadTask(Option<AbortHandle>);
+pub(super) struct UploadTask(Option<JoinHandle<Result<(), String>>>);
 
 /// What comes next of a body.
 #[derive(Debug)]
@@ -74,8 +73,16 @@ enum Stage {
 // === impl UploadTask ===
 
 impl UploadTask {
-    pub(super) fn new(task: &JoinHandle<()>) -> Self {
-        Self(Some(task.abort_handle()))
+    pub(super) fn new(task: JoinHandle<Result<(), String>>) -> Self {
+        Self(Some(task))
+    }
+
+    /// Fails if the client has broken off the request: the resource may wait for the rest of it for ever.
+    fn check(&mut self, cx: &mut Context<'_>) -> Result<(), UpstreamError> {
+        let Some(task) = &mut self.0 else { return Ok(()) };
+        let Poll::Ready(ended) = Pin::new(task).poll(cx) else { return Ok(()) };
+        self.0 = None;
+        ended.map_err(|_| UpstreamError::Incomplete)?.map_err(UpstreamError::Abandoned)
     }
 
     /// Lets it go on.
@@ -122,8 +129,9 @@ impl AnswerBody {
             Link::Whole(connection) if self.keeps && self.ahead.is_empty() => {
                 connection.return_to_pool(resource);
             }
-            Link::BesideUpload(_, upload) => upload.detach(),
-            Link::Whole(_) | Link::None => {}
+            // A resource that closes the connection takes no more of the request.
+            Link::BesideUpload(_, upload) if self.keeps => upload.detach(),
+            Link::Whole(_) | Link::BesideUpload(..) | Link::None => {}
         }
     }
 
@@ -176,6 +184,9 @@ impl AnswerBody {
 
     /// Reads more. Ready with `false`: the connection has ended.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, UpstreamError>> {
+        if let Link::BesideUpload(_, upload) = &mut self.link {
+            upload.check(cx)?;
+        }
         let from = match &self.link {
             Link::Whole(connection) => &connection.stream,
             Link::BesideUpload(from, _) => from.as_ref(),

@@ -17,7 +17,10 @@ use tokio_util::io::poll_read_buf;
 
 use super::super::{
     RequestBody,
-    answer_framing::{AnswerFraming, AnswerLength, malformed, reason},
+    answer_framing::{
+        AnswerFraming, AnswerLength, LONG_HEAD, MAX_HEAD_BYTES, MAX_INFORMATIONAL, TOO_MANY_INFORMATIONAL,
+        malformed, reason,
+    },
     dial::UpstreamError,
     headers,
 };
@@ -25,8 +28,6 @@ use crate::identify::head::{MAX_FIELDS, may_end};
 
 /// How much is read at once: the head, and what comes with it of the body.
 const READ_BYTES: usize = 8 * 1024;
-/// The longest head; hyper's limit.
-const MAX_HEAD_BYTES: usize = 400 * 1024;
 
 /// Reads the head of an answer from a connection, and passes over those of status 1xx before it.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub(super) struct HeadReader {
     /// Read and not understood yet. Without memory until the first byte has come.
     bytes: BytesMut,
     began: bool,
+    /// How many answers of status 1xx came.
+    informational: usize,
 }
 
 /// An answer's body, by its head.
@@ -66,7 +69,7 @@ impl HeadReader {
     pub(super) fn new(request: &Request<RequestBody>) -> Self {
         let to_head = request.method() == Method::HEAD;
         let http10 = request.version() == Version::HTTP_10;
-        Self { to_head, http10, bytes: BytesMut::new(), began: false }
+        Self { to_head, http10, bytes: BytesMut::new(), began: false, informational: 0 }
     }
 
     /// Whether a byte of the answer came.
@@ -101,7 +104,7 @@ impl HeadReader {
                 return Poll::Ready(Ok(read));
             }
             if self.bytes.len() >= MAX_HEAD_BYTES {
-                return Poll::Ready(Err(UpstreamError::Malformed("its head is too long")));
+                return Poll::Ready(Err(LONG_HEAD));
             }
         }
     }
@@ -116,7 +119,13 @@ impl HeadReader {
                     framed.keeps &= !self.http10;
                     return Ok(Some((head, framed)));
                 }
-                Parsed::Informational(len) => bytes.slice(len..),
+                Parsed::Informational(len) => {
+                    self.informational += 1;
+                    if self.informational > MAX_INFORMATIONAL {
+                        return Err(TOO_MANY_INFORMATIONAL);
+                    }
+                    bytes.slice(len..)
+                }
                 Parsed::Partial => {
                     self.bytes = bytes.try_into_mut().unwrap_or_else(|bytes| BytesMut::from(&bytes[..]));
                     return Ok(None);
@@ -195,7 +204,7 @@ fn fields(
         };
         if name == header::CONTENT_LENGTH {
             // Equal ones are sent once (RFC 9110 8.6).
-            let first = value.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default();
+            let first = value.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
             if first.len() < value.len() {
                 value = HeaderValue::from_bytes(first)
                     .map_err(|_| UpstreamError::Malformed("its Content-Length is not a number"))?;

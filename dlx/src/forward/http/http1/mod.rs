@@ -19,7 +19,7 @@ use super::{
     dial::UpstreamError,
     pool::{Pool, PooledConnection, Unsent},
     resend,
-    upstream::is_closed,
+    upstream::{IdleState, is_closed, peek_state},
 };
 use crate::state::EndpointTarget;
 
@@ -49,6 +49,10 @@ pub(crate) async fn send(
         let mut connection = match kept {
             Some(connection) => connection,
             None => match Box::pin(pool.dial(target)).await {
+                // What stands in front of a resource that is not up may accept connections, and close them.
+                Ok(connection) if peek_state(&connection.stream) == IdleState::Closed => {
+                    return Err(Unsent::Never(UpstreamError::Incomplete));
+                }
                 Ok(connection) => connection,
                 Err(error) => return Err(Unsent::Never(error)),
             },
@@ -95,13 +99,17 @@ async fn exchange(
     let mut reader = HeadReader::new(request);
     let mut sending = Some(Sending::new(request));
     let may_cross = safe && connection.reused;
-    let (head, body) = poll_fn(|cx| {
+    let mut untaken = false;
+    let (head, mut body) = poll_fn(|cx| {
         if let Some(own) = &mut sending {
             match own.poll(cx, &connection.stream) {
                 Poll::Ready(Ok(())) if own.has_failed_unsent() => {
                     return Poll::Ready(Err(Failed::Unsent(UpstreamError::Incomplete)));
                 }
-                Poll::Ready(Ok(())) => sending = None,
+                Poll::Ready(Ok(())) => {
+                    untaken = own.is_untaken();
+                    sending = None;
+                }
                 Poll::Ready(Err(reason)) => return Poll::Ready(Err(Failed::Client(reason))),
                 Poll::Pending => {}
             }
@@ -119,6 +127,8 @@ async fn exchange(
         })
     })
     .await?;
+    // Half of a request is on it.
+    body.keeps &= !untaken;
     Ok(Begun { head, body, sending: sending.map(Box::new) })
 }
 
@@ -129,13 +139,14 @@ fn answer(connection: PooledConnection, begun: Begun) -> Response<AnswerBody> {
         None => AnswerBody::new(connection, body),
         Some(mut sending) => {
             let (from, to) = connection.stream.into_split();
+            sending.stop_when_untaken();
             let upload = tokio::spawn(async move {
-                // An error: its client broke it off.
-                let _ = poll_fn(|cx| sending.poll(cx, to.as_ref())).await;
+                let sent = poll_fn(|cx| sending.poll(cx, to.as_ref())).await;
                 // Not half-closed: some resources take that for the client's leaving.
                 to.forget();
+                sent
             });
-            AnswerBody::beside_upload(from, UploadTask::new(&upload), body)
+            AnswerBody::beside_upload(from, UploadTask::new(upload), body)
         }
     };
     Response::from_parts(head, body)

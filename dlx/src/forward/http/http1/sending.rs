@@ -31,8 +31,10 @@ pub(super) struct Sending {
     body: RequestBody,
     /// How the rest of its body is framed; `None`: all of it was taken.
     rest: Option<Rest>,
-    /// The resource takes no more of it: the rest is read and discarded, for an answer that came before.
+    /// The resource takes no more of it.
     untaken: bool,
+    /// What it does not take is read and discarded, for an answer that is on its way.
+    discards: bool,
     /// No byte was written, and nothing of the body was read.
     unsent: bool,
 }
@@ -54,7 +56,7 @@ impl Sending {
         out.clear();
         let rest = write_head(request, &mut out);
         let body = std::mem::replace(request.body_mut(), RequestBody::Empty);
-        Self { out, written: 0, body, unsent: true, rest, untaken: false }
+        Self { out, written: 0, body, unsent: true, rest, untaken: false, discards: true }
     }
 
     /// Whether nothing was sent, and nothing can be.
@@ -62,7 +64,17 @@ impl Sending {
         self.unsent && self.untaken
     }
 
-    /// Sends what can be sent; ready when all of it was.
+    /// Whether the resource takes no more of it.
+    pub(super) fn is_untaken(&self) -> bool {
+        self.untaken
+    }
+
+    /// The answer has begun: a resource that takes no more of the request ends it.
+    pub(super) fn stop_when_untaken(&mut self) {
+        self.discards = false;
+    }
+
+    /// Sends what can be sent; ready when all of it was, or as much as the resource takes.
     ///
     /// # Errors
     ///
@@ -85,7 +97,7 @@ impl Sending {
             }
             self.out.clear();
             self.written = 0;
-            if self.rest.is_none() {
+            if self.rest.is_none() || self.untaken && !self.discards {
                 return Poll::Ready(Ok(()));
             }
             if waits {

@@ -108,7 +108,7 @@ fn write_fields(
         if name.eq_ignore_ascii_case("content-length") {
             // Equal ones are sent once (RFC 9110 8.6).
             if passes_length && !std::mem::replace(&mut length_written, true) {
-                let first = field.value.split(|byte| *byte == b',').next().unwrap_or_default();
+                let first = field.value.split(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
                 write_field(out, &Header { name, value: first });
             }
         } else if status == 426 && name.eq_ignore_ascii_case("upgrade") && !upgrade_written {

@@ -17,6 +17,7 @@ use tokio::{
 use super::{
     super::{
         ConnectionContext,
+        answer_framing::{LONG_HEAD, MAX_HEAD_BYTES, MAX_INFORMATIONAL, TOO_MANY_INFORMATIONAL},
         dial::UpstreamError,
         forward::{PERMIT_TIMEOUT, first_byte},
         pool::PooledConnection,
@@ -34,13 +35,6 @@ use crate::{
     identify::head::may_end,
     state::{ColdStart, DispatchPermit, InFlight},
 };
-
-/// The longest head of an answer; hyper's limit.
-const MAX_HEAD_BYTES: usize = 400 * 1024;
-
-/// The most answers of status 1xx before one answer.
-const MAX_INFORMATIONAL: usize = 100;
-const LONG_HEAD: UpstreamError = UpstreamError::Malformed("its head is too long");
 
 /// A request that was sent, or is being sent.
 #[derive(Debug)]
@@ -371,9 +365,7 @@ impl Exchange<'_> {
             let Some(out) = Buffer::with(&scratch.0) else { return Err(Failure::Upstream(LONG_HEAD)) };
             self.down.informational += 1;
             if self.down.informational > MAX_INFORMATIONAL {
-                return Err(Failure::Upstream(UpstreamError::Malformed(
-                    "too many answers of status 1xx before it",
-                )));
+                return Err(Failure::Upstream(TOO_MANY_INFORMATIONAL));
             }
             self.down.out = Some(out);
             if !buffer.is_empty() {
