@@ -121,7 +121,7 @@ fn find_idle(
     }
     let scaling = resource.scaling.as_ref();
     let has_queues = scaling.is_some_and(|scaling| !scaling.queues.is_empty());
-    // Its queues alone say whether it is idle: there are no requests to be counted.
+    // Its queues say whether it is idle, and what other metrics it has: there are no requests to be counted.
     let by_queues = has_queues && has_no_requests(resource);
     interception::check_ready(resource, metrics, measure, conditions).map_err(Reason::Interception)?;
     if resource.traffic_mode == TrafficMode::WhenAsleep && metrics.is_empty() {
@@ -131,7 +131,6 @@ fn find_idle(
     if !resource.sleep_now {
         match measure {
             _ if metrics.is_empty() => return Err(Reason::NoMetrics),
-            _ if by_queues => {}
             Measurements::Samples => check_only_requests_metric(metrics)?,
             Measurements::Readings(_) => {}
         }
@@ -150,7 +149,8 @@ fn find_idle(
         return Ok(Idle::Requested);
     }
     let mut idle = None;
-    for (place, metric) in metrics.iter().enumerate().filter(|_| !by_queues) {
+    let is_skipped = |metric: &ScaleResource| by_queues && metric.metric_name == REQUESTS;
+    for (place, metric) in metrics.iter().enumerate().filter(|(_, metric)| !is_skipped(metric)) {
         let by_metric = match measure {
             Measurements::Samples if resource.traffic_mode == TrafficMode::External => {
                 return Err(Reason::TrafficModeExternal);

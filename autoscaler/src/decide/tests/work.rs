@@ -63,6 +63,32 @@ fn without_requests_the_queues_alone_decide() {
     }
 }
 
+/// Workers of a queue that also have a metric of another source, without a target: `jobs_running`, which says this.
+fn with_jobs_running(value: MetricValue) -> Case {
+    workers(|case| {
+        case.metrics.push(ScaleResource { metric_name: "jobs_running".to_owned(), ..metric(WINDOW, 0.0) });
+        let reading = |metric: &str, value| MetricReading {
+            metric: metric.into(),
+            value,
+            coverage: Completeness::Guaranteed,
+        };
+        let requests = reading("requests_per_10m", MetricValue::Absent { idle: false });
+        case.readings = Some(vec![requests, reading("jobs_running_per_10m", value)]);
+    })
+}
+
+#[test]
+fn a_metric_beside_the_queues_keeps_them_awake() {
+    let jobs = |value| with_jobs_running(value).decide();
+    assert_eq!(jobs(MetricValue::Number(0.0)), Decision::ScaleToZero(Idle::NoWork { idle: WINDOW }));
+    assert_eq!(jobs(MetricValue::Number(3.0)).code(), "above_threshold");
+    assert_eq!(jobs(MetricValue::Absent { idle: false }).code(), "no_value");
+    assert_eq!(jobs(MetricValue::Failed("connection refused".into())).name(), "keep");
+    let mut dlx = with_jobs_running(MetricValue::Number(0.0));
+    dlx.readings = None;
+    assert_eq!(dlx.decide().code(), "unknown_metric", "the DLXs count requests only");
+}
+
 #[test]
 fn what_a_user_has_to_correct_is_published_with_what_to_do() {
     let kept = |why| workers(|case| case.work = Some(Work::NotIdle(why))).decide();
