@@ -122,7 +122,8 @@ fn find_idle(
     let scaling = resource.scaling.as_ref();
     let has_queues = scaling.is_some_and(|scaling| !scaling.queues.is_empty());
     // Its queues say whether it is idle, and what other metrics it has: there are no requests to be counted.
-    let by_queues = has_queues && has_no_requests(resource);
+    let without_requests = has_no_requests(resource);
+    let by_queues = has_queues && without_requests;
     interception::check_ready(resource, metrics, measure, conditions).map_err(Reason::Interception)?;
     if resource.traffic_mode == TrafficMode::WhenAsleep && metrics.is_empty() {
         return Err(Reason::NoMetrics);
@@ -136,8 +137,8 @@ fn find_idle(
         }
     }
     // In traffic mode external no DLX sees its requests while it is awake. In when-asleep they do for as long as
-    // its Service points to both.
-    if resource.traffic_mode != TrafficMode::External && !by_queues {
+    // its Service points to both. Where nothing can request it there may be no DLX at all.
+    if resource.traffic_mode != TrafficMode::External && !without_requests {
         check_nothing_in_flight(source, samples)?;
     }
     let largest = metrics.iter().map(|metric| metric.window_size).max().unwrap_or_default();

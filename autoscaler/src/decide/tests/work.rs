@@ -1,6 +1,6 @@
 //! Resources with queues, or metrics with a target.
 
-use scaler_types::Scaling;
+use scaler_types::{Scaling, ScalingMetric};
 
 use super::*;
 
@@ -87,6 +87,35 @@ fn a_metric_beside_the_queues_keeps_them_awake() {
     let mut dlx = with_jobs_running(MetricValue::Number(0.0));
     dlx.readings = None;
     assert_eq!(dlx.decide().code(), "unknown_metric", "the DLXs count requests only");
+}
+
+#[test]
+fn workers_that_go_by_a_metric_alone_need_no_dlx() {
+    let by_metric = |value: f64, change: fn(&mut Case)| {
+        let mut case = with_jobs_running(MetricValue::Number(value));
+        // Without the requests, of which nothing is known.
+        case.metrics.remove(0);
+        case.readings.as_mut().unwrap().remove(0);
+        let metrics = vec![ScalingMetric {
+            metric_name: "jobs_running".to_owned(),
+            window_size: WINDOW,
+            target_per_replica: 5.0,
+        }];
+        case.resource.scaling = Some(Scaling { metrics, ..Scaling::up_to(30) });
+        change(&mut case);
+        case.decide()
+    };
+    assert_eq!(by_metric(0.0, |_| {}).name(), "scale_to_zero");
+    for (value, code, change) in [
+        (3.0, "above_threshold", (|_| {}) as fn(&mut Case)),
+        (0.0, "no_value", |case| case.readings = Some(Vec::new())),
+        (0.0, "queue_not_read", |case| case.work = None),
+        // A request may arrive: without a DLX it would be lost.
+        (0.0, "no_dlx", |case| case.resource.hosts = vec!["jobs.test".to_owned()]),
+    ] {
+        let decision = by_metric(value, change);
+        assert_eq!((decision.name(), decision.code()), ("keep", code));
+    }
 }
 
 #[test]
