@@ -11,7 +11,7 @@ use tokio::{
 use super::resource::source_metrics;
 use crate::{
     observe::{
-        ActivitySource, MetricReading,
+        ActivitySource, MetricReading, RequestedScalingMetric,
         kubernetes::ClusterClient,
         load::{LoadReports, query_load},
         members::Members,
@@ -31,7 +31,8 @@ pub(super) const MIN_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct MetricReadings {
     /// When they were asked for.
     pub(super) at: Instant,
-    pub(super) readings: HashMap<ResourceId, Vec<MetricReading>>,
+    /// Each with what was asked for.
+    pub(super) readings: HashMap<ResourceId, Vec<(RequestedScalingMetric, MetricReading)>>,
 }
 
 /// Whose metrics are read.
@@ -84,8 +85,10 @@ pub(super) async fn poll_metrics(
         let metrics: Vec<_> = resources.iter().map(|resource| source_metrics(resource, shortest)).collect();
         let read = source.read_scaling_metrics(&poll.kind, &poll.namespace, &resources, &metrics).await;
         known = Some(source);
+        let with_asked =
+            metrics.into_iter().zip(read).map(|(asked, read)| asked.into_iter().zip(read).collect());
         let ids = resources.iter().map(|resource| resource.id.clone());
-        if readings.send(MetricReadings { at, readings: ids.zip(read).collect() }).await.is_err() {
+        if readings.send(MetricReadings { at, readings: ids.zip(with_asked).collect() }).await.is_err() {
             return;
         }
         pause_until(at + METRIC_INTERVAL.pause_after(1)).await;

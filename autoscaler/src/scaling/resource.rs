@@ -44,8 +44,8 @@ pub(super) struct ScaledResource {
     pub(super) resource: Resource,
     /// Its requests, as the DLXs report them.
     pub(super) load: LoadHistory,
-    /// The metrics of another source, in their order, and when they were read.
-    pub(super) readings: Option<(Instant, Vec<MetricReading>)>,
+    /// The metrics of another source, each with what was asked for, and when they were read.
+    pub(super) readings: Option<(Instant, Vec<(RequestedScalingMetric, MetricReading)>)>,
     /// What it should have, as of the last check.
     pub(super) desired: Option<DesiredReplicas>,
     /// A call for it is under way, or waits for a place among the wakes.
@@ -281,12 +281,16 @@ impl ScaledResource {
             readings.filter(|(at, _)| context.now.saturating_duration_since(*at) <= MAX_METRIC_AGE);
         metrics
             .into_iter()
-            .enumerate()
-            .filter(|(_, metric)| !metric.is_requests || *context.source != MetricsSource::Dlx)
-            .map(|(place, metric)| {
-                let reading = readings.and_then(|(_, readings)| readings.get(place));
+            .filter(|metric| !metric.is_requests || *context.source != MetricsSource::Dlx)
+            .map(|metric| {
+                // Its user may have changed the metrics since they were read.
+                let is_of_it = |asked: &RequestedScalingMetric| {
+                    asked.name == metric.name && asked.window == metric.window
+                };
+                let reading =
+                    readings.and_then(|(_, readings)| readings.iter().find(|(asked, _)| is_of_it(asked)));
                 let (value, unknown) = match reading {
-                    Some(reading) => known_value(reading, metric.window),
+                    Some((_, reading)) => known_value(reading, metric.window),
                     None => (0.0, Some(format!("{} has not been read lately", metric.name).into())),
                 };
                 let name = format!("{} in {}", metric.name, short(metric.window));

@@ -44,6 +44,13 @@ impl Workers {
         self.scaled.note_reading();
     }
 
+    /// The metrics that it has now were read now, with these values.
+    fn read_metrics(&mut self, values: impl IntoIterator<Item = MetricReading>) {
+        let metrics = source_metrics(&self.scaled.resource, None);
+        self.scaled.readings = Some((self.now, metrics.into_iter().zip(values).collect()));
+        self.scaled.note_reading();
+    }
+
     fn evaluate(&mut self) -> Option<ScaleAction> {
         let context = RuleContext {
             now: self.now,
@@ -78,6 +85,16 @@ impl Workers {
         self.now += Duration::from_secs(seconds);
         self.wall += seconds;
     }
+}
+
+fn minute_metric(name: &str) -> ScalingMetric {
+    let window_size = Duration::from_secs(60);
+    ScalingMetric { metric_name: name.to_owned(), window_size, target_per_replica: 5.0 }
+}
+
+fn minute_reading(name: &str, value: MetricValue) -> MetricReading {
+    let coverage = Completeness::Guaranteed;
+    MetricReading { metric: format!("{name}_per_1m").into(), value, coverage }
 }
 
 #[test]
@@ -208,28 +225,49 @@ fn it_is_idle_once_every_queue_has_been_empty_for_the_window() {
     assert_eq!(workers.work(), None, "it has no queues");
     // A metric of another source keeps it awake, too.
     let scaling = workers.scaling();
-    scaling.metrics = vec![ScalingMetric {
-        metric_name: "lag".to_owned(),
-        window_size: Duration::from_secs(60),
-        target_per_replica: 5.0,
-    }];
+    scaling.metrics = vec![minute_metric("lag")];
     assert!(matches!(workers.work(), Some(Work::NotIdle(WorkNotIdle::MetricUnknown { .. }))));
-    let lag =
-        |value| MetricReading { metric: "lag_per_1m".into(), value, coverage: Completeness::Guaranteed };
-    workers.scaled.readings = Some((workers.now, vec![lag(MetricValue::Number(2.0))]));
+    let lag = |value| minute_reading("lag", value);
+    workers.read_metrics([lag(MetricValue::Number(2.0))]);
     assert!(matches!(workers.work(), Some(Work::NotIdle(WorkNotIdle::Metric { value: 2.0, .. }))));
-    workers.scaled.readings = Some((workers.now, vec![lag(MetricValue::Number(0.0))]));
+    workers.read_metrics([lag(MetricValue::Number(0.0))]);
     assert_eq!(workers.work(), Some(Work::IdleFor(Duration::MAX)));
     let incomplete = MetricReading {
         coverage: Completeness::Only(Duration::from_secs(59)),
         ..lag(MetricValue::Number(0.0))
     };
-    workers.scaled.readings = Some((workers.now, vec![incomplete]));
+    workers.read_metrics([incomplete]);
     assert!(matches!(workers.work(), Some(Work::NotIdle(WorkNotIdle::MetricUnknown { .. }))));
     workers.scaled.resource.record.phase = Phase::Asleep;
     workers.scaled.resource.replicas = 0;
-    workers.scaled.readings = Some((workers.now, vec![lag(MetricValue::Number(11.0))]));
+    workers.read_metrics([lag(MetricValue::Number(11.0))]);
     assert_eq!(workers.due(), Some((3, true)), "and wakes it");
+}
+
+#[test]
+fn a_reading_counts_for_the_metric_that_it_was_made_for() {
+    let mut workers = Workers::new(Phase::Active, 2);
+    let both = vec![minute_metric("lag"), minute_metric("jobs")];
+    *workers.scaling() = Scaling { metrics: both, last_scaled: Some(WALL - 3600), ..Scaling::up_to(30) };
+    let reading = |name: &str, value| minute_reading(name, MetricValue::Number(value));
+    workers.read_metrics([reading("lag", 0.0), reading("jobs", 9.0)]);
+    let busy =
+        |metric: &str, value| Some(Work::NotIdle(WorkNotIdle::Metric { metric: metric.into(), value }));
+    assert_eq!(workers.work(), busy("jobs in 1m", 9.0));
+    // Its user removes the first: the second does not take its place.
+    workers.scaling().metrics.remove(0);
+    assert_eq!(workers.work(), busy("jobs in 1m", 9.0));
+    assert_eq!(workers.due(), None, "two replicas are for 9 jobs");
+    // Another window is another metric, and so is one that was never read.
+    workers.scaling().metrics[0].window_size = Duration::from_secs(300);
+    let unread = |metric: &str| {
+        let why = format!("{metric} has not been read lately").into();
+        Some(Work::NotIdle(WorkNotIdle::MetricUnknown { why }))
+    };
+    assert_eq!(workers.work(), unread("jobs"));
+    workers.scaling().metrics = vec![minute_metric("errors")];
+    assert_eq!(workers.work(), unread("errors"));
+    assert_eq!(workers.due(), None);
 }
 
 #[test]
