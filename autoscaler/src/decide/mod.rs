@@ -86,7 +86,8 @@ pub(crate) fn has_no_requests(resource: &Resource) -> bool {
         && *traffic_mode == TrafficMode::Always
 }
 
-fn has_work(scaling: Option<&Scaling>) -> bool {
+/// Whether a resource with this works on queues or metrics, which say whether it is idle.
+pub(crate) fn has_work(scaling: Option<&Scaling>) -> bool {
     scaling.is_some_and(|scaling| !(scaling.queues.is_empty() && scaling.metrics.is_empty()))
 }
 

@@ -12,12 +12,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    decide::{Evidence, check_still_idle, has_no_requests},
+    decide::{Evidence, check_still_idle, has_no_requests, has_work},
     interception::{Switchover, SwitchoverError},
     observe::{
         Measurements,
         members::{DrainAnswer, Members},
-        work::Work,
+        work::{Work, WorkNotIdle},
     },
     plugin::protocol_seen,
     scaling::ScalingTable,
@@ -108,7 +108,7 @@ impl DrainAttempt {
                     DrainInput::Wrote(written.map_err(|error| classify_error(error, "record", &mut failure)))
                 }
                 DrainOrder::ReadMembers => {
-                    match self.read_members(&mut why).await.filter(|_| self.has_no_work(resource, &mut why)) {
+                    match self.read_members(&mut why).await.filter(|_| self.may_go_on(resource, &mut why)) {
                         Some(read) => {
                             live = read;
                             let members = live.keys().cloned().collect();
@@ -135,7 +135,7 @@ impl DrainAttempt {
                     if let Err(reason) = verify_idle {
                         why = reason;
                     }
-                    idle = idle && self.has_no_work(resource, &mut why);
+                    idle = idle && self.may_go_on(resource, &mut why);
                     DrainInput::Switched { idle, fresh: Nonce::fresh() }
                 }
                 DrainOrder::Commit { expected, record } => {
@@ -187,15 +187,22 @@ impl DrainAttempt {
         check_still_idle(&metrics, evidence).map_err(|reason| RevertReason::NotIdle(reason.to_string()))
     }
 
-    /// Whether its queues and metrics still say that there is nothing to do, as far as they are known here.
-    fn has_no_work(&self, resource: &Resource, why: &mut RevertReason) -> bool {
-        match self.scaling.work_of(&resource.id, &self.switchover.settings) {
-            Some(Work::NotIdle(reason)) => {
-                *why = RevertReason::NotIdle(reason.to_string());
-                false
-            }
-            Some(Work::IdleFor(_)) | None => true,
+    /// Whether the attempt may go on: this process does not stop, and the resource's queues and metrics, if it has any, still say that
+    /// there is nothing to do. The commit may be next: where there is no DLX to ask, nothing else comes before it.
+    fn may_go_on(&self, resource: &Resource, why: &mut RevertReason) -> bool {
+        if self.stop.is_cancelled() {
+            *why = RevertReason::Stopping;
+            return false;
         }
+        let reason = match self.scaling.work_of(&resource.id, &self.switchover.settings) {
+            Some(Work::IdleFor(_)) => return true,
+            None if !has_work(resource.scaling.as_ref()) => return true,
+            Some(Work::NotIdle(reason)) => reason,
+            // A scaler that has ended has forgotten them.
+            None => WorkNotIdle::NotRead,
+        };
+        *why = RevertReason::NotIdle(reason.to_string());
+        false
     }
 
     /// Scales a resource to zero whose traffic another controller switches: no DLX sees its requests, and what

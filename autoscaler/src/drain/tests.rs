@@ -281,19 +281,19 @@ async fn a_stopping_process_reverts_at_once() {
     site.is(Phase::Active, 1);
 }
 
-/// Its requests pass no DLX that could confirm anything: one write that tests the version, and no DLX is asked.
-/// Workers of a queue that have no host, no port and no Service.
-fn without_requests(site: &Site) {
+/// Workers of a queue that have no host, no port and no Service; it was just read, and is empty.
+fn without_requests(site: &mut Site) {
     site.store.change("hello", |hello| {
         let queues = vec!["test://mails".to_owned()];
         hello.scaling = Some(scaler_types::Scaling { queues, ..scaler_types::Scaling::up_to(3) });
     });
+    site.scaling = ScalingTable::with_messages(&site.store.get("hello"), 0);
 }
 
 #[tokio::test]
 async fn without_requests_it_sleeps_in_an_installation_without_a_dlx() {
-    let site = Site::new();
-    without_requests(&site);
+    let mut site = Site::new();
+    without_requests(&mut site);
     assert_eq!(site.run().await, DrainOutcome::Committed);
     site.is(Phase::Asleep, 0);
     assert_eq!(site.calls(), ["compare_and_set", "set_scale"], "the drain is made");
@@ -301,8 +301,8 @@ async fn without_requests_it_sleeps_in_an_installation_without_a_dlx() {
 
 #[tokio::test]
 async fn without_requests_the_dlxs_that_there_are_confirm_all_the_same() {
-    let site = Site::new();
-    without_requests(&site);
+    let mut site = Site::new();
+    without_requests(&mut site);
     let dlx = site.dlx(|| refused("1 requests in flight"));
     assert!(matches!(site.run().await, DrainOutcome::Reverted(RevertReason::Refused(_))));
     site.is(Phase::Active, 1);
@@ -312,26 +312,60 @@ async fn without_requests_the_dlxs_that_there_are_confirm_all_the_same() {
 #[tokio::test]
 async fn a_message_that_arrives_during_the_drain_keeps_it_awake() {
     let mut site = Site::new();
-    without_requests(&site);
-    site.scaling = ScalingTable::with_messages(&site.store.get("hello"), 0);
+    without_requests(&mut site);
     assert_eq!(site.run().await, DrainOutcome::Committed);
     let mut site = Site::new();
-    without_requests(&site);
+    without_requests(&mut site);
     site.scaling = ScalingTable::with_messages(&site.store.get("hello"), 1);
     let why = "test://mails has 1 messages waiting, 0 in flight, 0 delayed".to_owned();
     assert_eq!(site.run().await, DrainOutcome::Reverted(RevertReason::NotIdle(why)));
     site.is(Phase::Active, 1);
 }
 
+/// As after a lost leadership: the scaler has ended, and its table is empty.
+#[tokio::test]
+async fn queues_and_metrics_of_which_nothing_is_known_keep_it_awake() {
+    let metric = scaler_types::ScalingMetric {
+        metric_name: "lag".to_owned(),
+        window_size: Duration::from_secs(60),
+        target_per_replica: 5.0,
+    };
+    for by_metric in [false, true] {
+        let mut site = Site::new();
+        without_requests(&mut site);
+        if by_metric {
+            let (metrics, up_to) = (vec![metric.clone()], scaler_types::Scaling::up_to(3));
+            site.store.change("hello", |hello| {
+                hello.scaling = Some(scaler_types::Scaling { metrics, ..up_to });
+            });
+        }
+        site.scaling = ScalingTable::default();
+        let why = "its queues and metrics have not been read yet".to_owned();
+        assert_eq!(site.run().await, DrainOutcome::Reverted(RevertReason::NotIdle(why)));
+        site.is(Phase::Active, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_stopping_process_commits_nothing_where_no_dlx_is_asked() {
+    let mut site = Site::new();
+    without_requests(&mut site);
+    let stop = site.stop.clone();
+    site.store.on_write(move |_, _| stop.cancel());
+    assert_eq!(site.run().await, DrainOutcome::Reverted(RevertReason::Stopping));
+    site.is(Phase::Active, 1);
+}
+
 #[tokio::test]
 async fn without_requests_it_stays_awake_while_the_dlxs_cannot_be_listed() {
-    let site = Site::new();
-    without_requests(&site);
+    let mut site = Site::new();
+    without_requests(&mut site);
     std::fs::write(site.state.path().join("members"), "no folder").unwrap();
     assert!(matches!(site.run().await, DrainOutcome::Reverted(RevertReason::NoDlx(_))));
     site.is(Phase::Active, 1);
 }
 
+/// Its requests pass no DLX that could confirm anything: one write that tests the version, and no DLX is asked.
 #[tokio::test]
 async fn in_traffic_mode_external_no_dlx_is_asked() {
     let site = Site::new();
