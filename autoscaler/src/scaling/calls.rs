@@ -158,7 +158,9 @@ impl ReplicaScaler {
         let table = self.table.clone();
         let mut inner = table.inner();
         let scaled = inner.resources.get_mut(&id);
-        let is_new = scaled.is_some_and(|scaled| scaled.record_call(Instant::now(), &version, &result));
+        let lowered = action.lowers(before);
+        let is_new =
+            scaled.is_some_and(|scaled| scaled.record_call(Instant::now(), &version, lowered, &result));
         self.context.metrics.count_replica_change(action_name(&action, before), &result);
         match result {
             Ok(()) => self.report(&id, &action, before),

@@ -50,10 +50,8 @@ pub(super) struct ScaledResource {
     pub(super) desired: Option<DesiredReplicas>,
     /// A call for it is under way, or waits for a place among the wakes.
     pub(super) calling: bool,
-    /// No call before that.
-    pause: Option<Instant>,
-    /// The pauses after the calls that failed so far.
-    backoff: Option<Backoff>,
+    /// The calls that failed in a row.
+    failures: Option<FailedCalls>,
     /// Why the last call failed.
     pub(super) failed: Option<Arc<str>>,
     /// Another writer was faster: nothing is lowered before the next reading.
@@ -64,6 +62,17 @@ pub(super) struct ScaledResource {
     unstamped: Option<Instant>,
     /// Its place among the wakes, until it is up.
     starting: Option<(WakeSlot, Instant)>,
+}
+
+/// Calls of one direction that failed in a row.
+#[derive(Debug)]
+struct FailedCalls {
+    /// They lowered the number of replicas: only another such call waits.
+    lowered: bool,
+    /// No such call before that.
+    pause: Option<Instant>,
+    /// The pauses after them.
+    backoff: Backoff,
 }
 
 /// What evaluating a resource needs besides its own state.
@@ -118,6 +127,15 @@ pub(super) fn is_counted_by_dlxs(resource: &Resource) -> bool {
     resource.traffic_mode == TrafficMode::Always && !has_no_requests(resource)
 }
 
+// === impl ScaleAction ===
+
+impl ScaleAction {
+    /// Whether it lowers the number of replicas from this one.
+    pub(super) fn lowers(&self, before: u32) -> bool {
+        matches!(self, Self::Resize { to, .. } if *to < before)
+    }
+}
+
 // === impl ScaledResource ===
 
 impl ScaledResource {
@@ -128,8 +146,7 @@ impl ScaledResource {
             readings: None,
             desired: None,
             calling: false,
-            pause: None,
-            backoff: None,
+            failures: None,
             failed: None,
             only_raises: false,
             written: None,
@@ -140,9 +157,16 @@ impl ScaledResource {
 
     /// Updates it with what the plugin lists now.
     pub(super) fn update(&mut self, resource: Resource) {
-        if resource.scaling != self.resource.scaling {
+        let wakes_anew = !resource.wake_now.is_empty() && resource.wake_now != self.resource.wake_now;
+        if wakes_anew || resource.scaling != self.resource.scaling {
             // A user may have corrected what failed.
-            (self.pause, self.backoff) = (None, None);
+            self.failures = None;
+        }
+        // Also by another change. A wake that fails writes a new version itself.
+        if resource.version != self.resource.version
+            && let Some(failures) = self.failures.as_mut().filter(|failures| failures.lowered)
+        {
+            failures.pause = None;
         }
         if is_up(&resource) {
             self.starting = None;
@@ -164,7 +188,9 @@ impl ScaledResource {
     pub(super) fn evaluate(&mut self, context: RuleContext<'_>) -> Option<ScaleAction> {
         let now = context.now;
         self.starting = self.starting.take().filter(|(_, until)| now < *until);
-        self.pause = self.pause.filter(|until| now < *until);
+        if let Some(failures) = &mut self.failures {
+            failures.pause = failures.pause.filter(|until| now < *until);
+        }
         let since_scaled = self.since_scaled(now, context);
         self.desired = self.resource.scaling.as_ref().map(|scaling| {
             let loads = self.loads(scaling, context);
@@ -186,10 +212,16 @@ impl ScaledResource {
             return None;
         }
         self.written = None;
-        if self.calling || self.pause.is_some() || self.resource.record.format > Record::FORMAT {
+        if self.calling || self.resource.record.format > Record::FORMAT {
             return None;
         }
-        self.due_action()
+        self.due_action().filter(|action| !self.is_paused(action))
+    }
+
+    /// Whether such a call failed a short time ago. One that lowers says nothing of a wake or a step up.
+    fn is_paused(&self, action: &ScaleAction) -> bool {
+        let paused = self.failures.as_ref().filter(|failures| failures.pause.is_some());
+        paused.is_some_and(|failures| !failures.lowered || action.lowers(self.resource.replicas))
     }
 
     fn due_action(&self) -> Option<ScaleAction> {
@@ -343,14 +375,16 @@ impl ScaledResource {
     pub(super) fn again(&self) -> Option<Instant> {
         let starting = self.starting.as_ref().map(|(_, until)| *until);
         let written = self.written.as_ref().map(|(_, at)| *at + VISIBLE_WITHIN);
-        self.pause.into_iter().chain(starting).chain(written).min()
+        let pause = self.failures.as_ref().and_then(|failures| failures.pause);
+        pause.into_iter().chain(starting).chain(written).min()
     }
 
-    /// A call has ended; whether its error is a new one.
+    /// A call has ended, which lowered the number of replicas or did not; whether its error is a new one.
     pub(super) fn record_call(
         &mut self,
         now: Instant,
         version: &Version,
+        lowered: bool,
         result: &Result<(), ScaleError>,
     ) -> bool {
         self.calling = false;
@@ -359,7 +393,7 @@ impl ScaledResource {
         }
         let backoff = match result {
             Ok(()) => {
-                (self.pause, self.backoff, self.failed) = (None, None, None);
+                (self.failures, self.failed) = (None, None);
                 self.written = Some((version.clone(), now));
                 return false;
             }
@@ -371,11 +405,13 @@ impl ScaledResource {
             Err(ScaleError::Terminal { .. } | ScaleError::Unsupported) => TERMINAL_PAUSE,
             Err(ScaleError::Retry { .. }) => RETRY_PAUSE,
         };
-        let mut pause = self.backoff.get_or_insert(backoff).next_pause();
+        let before = self.failures.take().filter(|failures| failures.lowered == lowered);
+        let mut backoff = before.map_or(backoff, |failures| failures.backoff);
+        let mut pause = backoff.next_pause();
         if let Err(ScaleError::Retry { after, .. }) = result {
             pause = pause.max(*after);
         }
-        self.pause = Some(now + pause);
+        self.failures = Some(FailedCalls { lowered, pause: Some(now + pause), backoff });
         let why = result.as_ref().err().map(|error| Arc::from(error.to_string()));
         let is_new = self.failed != why;
         self.failed = why;

@@ -51,6 +51,13 @@ impl Workers {
         self.scaled.note_reading();
     }
 
+    /// A call was refused, which a pause follows.
+    fn refuse(&mut self, lowered: bool) {
+        let version = self.scaled.resource.version.clone();
+        let refused = Err(ScaleError::Terminal { reason: "a policy refuses it".to_owned() });
+        self.scaled.record_call(self.now, &version, lowered, &refused);
+    }
+
     fn evaluate(&mut self) -> Option<ScaleAction> {
         let context = RuleContext {
             now: self.now,
@@ -299,7 +306,7 @@ fn after_a_conflict_nothing_is_lowered_before_the_next_reading() {
     let version = workers.scaled.resource.version.clone();
     workers.scaled.calling = true;
     assert_eq!(workers.due(), None, "a call is under way");
-    assert!(!workers.scaled.record_call(workers.now, &version, &Err(ScaleError::Conflict)));
+    assert!(!workers.scaled.record_call(workers.now, &version, true, &Err(ScaleError::Conflict)));
     assert_eq!(workers.due(), None, "this version is known to be old");
     workers.scaled.resource.version = Version("2".to_owned());
     assert_eq!(workers.due(), None);
@@ -316,8 +323,8 @@ fn a_call_that_fails_is_made_again_after_growing_pauses() {
     workers.read(20, Some(0));
     let version = workers.scaled.resource.version.clone();
     let terminal = Err(ScaleError::Terminal { reason: "no such image".to_owned() });
-    assert!(workers.scaled.record_call(workers.now, &version, &terminal), "a new error is reported");
-    assert!(!workers.scaled.record_call(workers.now, &version, &terminal), "and the same not again");
+    assert!(workers.scaled.record_call(workers.now, &version, false, &terminal), "a new error is reported");
+    assert!(!workers.scaled.record_call(workers.now, &version, false, &terminal), "and the same not again");
     let mut pauses = BTreeMap::new();
     for second in 0..70 {
         workers.read(20, Some(0));
@@ -328,15 +335,61 @@ fn a_call_that_fails_is_made_again_after_growing_pauses() {
     assert!(first.is_some_and(|second| (47..=60).contains(&second)), "{first:?}");
     // A user who changes what is asked for may have corrected it.
     let failed = Err(ScaleError::Retry { after: Duration::from_secs(50), reason: "busy".to_owned() });
-    workers.scaled.record_call(workers.now, &version, &failed);
+    workers.scaled.record_call(workers.now, &version, false, &failed);
     assert_eq!(workers.due(), None);
     let mut changed = workers.scaled.resource.clone();
     changed.scaling.as_mut().unwrap().max_replicas = 5;
     workers.scaled.update(changed);
     assert_eq!(workers.due(), Some((1, true)));
-    workers.scaled.record_call(workers.now, &version, &Ok(()));
+    workers.scaled.record_call(workers.now, &version, false, &Ok(()));
     assert_eq!(workers.due(), None, "what was written is not listed yet");
     workers.pass(10);
     workers.read(20, Some(0));
     assert_eq!(workers.due(), Some((1, true)), "it never was");
+}
+
+#[test]
+fn a_step_down_that_failed_delays_neither_a_step_up_nor_a_wake() {
+    let mut workers = Workers::new(Phase::Active, 9);
+    workers.read(20, Some(0));
+    assert_eq!(workers.due(), Some((1, false)));
+    workers.refuse(true);
+    assert_eq!(workers.due(), None, "it is made again after a pause");
+    assert!(workers.scaled.again().is_some());
+    workers.read(300, Some(0));
+    assert_eq!(workers.due(), Some((15, false)), "up it goes at once");
+    let mut zero = workers.scaled.resource.clone();
+    (zero.record.phase, zero.replicas) = (Phase::Asleep, 0);
+    workers.scaled.resource = zero;
+    assert_eq!(workers.due(), Some((15, true)), "and is woken at once");
+    // Another writer changed it: what was refused may not be any more.
+    let mut workers = Workers::new(Phase::Active, 9);
+    workers.read(20, Some(0));
+    workers.refuse(true);
+    let mut changed = workers.scaled.resource.clone();
+    workers.scaled.update(changed.clone());
+    assert_eq!(workers.due(), None, "nothing changed");
+    changed.version = Version("2".to_owned());
+    workers.scaled.update(changed);
+    assert_eq!(workers.due(), Some((1, false)));
+}
+
+#[test]
+fn a_wake_that_failed_delays_every_call_but_one_that_a_user_asks_for() {
+    let mut workers = Workers::new(Phase::Asleep, 0);
+    workers.read(20, Some(0));
+    workers.refuse(false);
+    let mut changed = workers.scaled.resource.clone();
+    (changed.record.phase, changed.version) = (Phase::Failed, Version("2".to_owned()));
+    workers.scaled.update(changed.clone());
+    assert_eq!(workers.due(), None, "the version that the wake wrote itself says nothing new");
+    changed.wake_now = "scaler.dev/wake-now: 1".to_owned();
+    workers.scaled.update(changed.clone());
+    assert_eq!(workers.due(), Some((1, true)));
+    workers.refuse(false);
+    workers.scaled.update(changed.clone());
+    assert_eq!(workers.due(), None, "the same wish is no new one");
+    changed.wake_now = "scaler.dev/wake-now: 2".to_owned();
+    workers.scaled.update(changed);
+    assert_eq!(workers.due(), Some((1, true)));
 }
