@@ -239,8 +239,9 @@ impl ScaledResource {
                 Some(ScaleAction::Wake { replicas: desired.replicas, reason, wake_for: WakeFor::Failover })
             }
             phase @ (Phase::Active | Phase::Waking) => {
-                let desired = desired.as_ref().filter(|desired| desired.replicas > 0)?;
-                let to = desired.replicas;
+                let desired = desired.as_ref()?;
+                // The last replica is for a drain to remove, whatever the rule says.
+                let to = desired.replicas.max(1);
                 let lowers = phase == Phase::Active && !self.only_raises;
                 (to > replicas || to < replicas && lowers && replicas > 0)
                     .then(|| ScaleAction::Resize { to, reason: desired.to_string() })

@@ -15,6 +15,7 @@ struct Workers {
     now: Instant,
     wall: u64,
     source: MetricsSource,
+    compatibility: Option<Compatibility>,
 }
 
 impl Workers {
@@ -30,7 +31,7 @@ impl Workers {
         });
         let scaled = ScaledResource::new(resource);
         let (queues, now, source) = (HashMap::new(), Instant::now(), MetricsSource::Dlx);
-        Self { scaled, queues, now, wall: WALL, source }
+        Self { scaled, queues, now, wall: WALL, source, compatibility: None }
     }
 
     fn scaling(&mut self) -> &mut Scaling {
@@ -62,7 +63,7 @@ impl Workers {
         let context = RuleContext {
             now: self.now,
             wall: self.wall,
-            compatibility: None,
+            compatibility: self.compatibility,
             source: &self.source,
             queues: &self.queues,
         };
@@ -81,7 +82,7 @@ impl Workers {
         let context = RuleContext {
             now: self.now,
             wall: self.wall,
-            compatibility: None,
+            compatibility: self.compatibility,
             source: &self.source,
             queues: &self.queues,
         };
@@ -135,6 +136,31 @@ fn what_is_due_depends_on_the_phase() {
     later.scaled.resource.record.format = Record::FORMAT + 1;
     later.read(90, Some(0));
     assert_eq!(later.due(), None, "written by a later version");
+}
+
+#[test]
+fn the_last_replica_stays_where_the_rule_asks_for_none() {
+    let like_worker_pod_autoscaler = |workers: &mut Workers| {
+        workers.compatibility = Some(Compatibility::WorkerPodAutoscaler);
+    };
+    let never = |workers: &mut Workers| workers.scaling().max_replicas = 0;
+    for (change, waiting) in [(&like_worker_pod_autoscaler as &dyn Fn(&mut Workers), 0), (&never, 90)] {
+        for (phase, replicas, expected) in [
+            (Phase::Active, 9, Some((1, false))),
+            (Phase::Active, 1, None),
+            (Phase::Active, 0, None),
+            (Phase::Asleep, 0, None),
+            (Phase::Waking, 9, None),
+        ] {
+            let mut workers = Workers::new(phase, replicas);
+            change(&mut workers);
+            assert_eq!(workers.due(), if waiting == 0 { None } else { expected }, "not read yet");
+            workers.read(waiting, Some(0));
+            assert_eq!(workers.due(), expected, "{phase} with {replicas} and {waiting} messages");
+            let desired = workers.scaled.desired.as_ref().unwrap();
+            assert_eq!(desired.replicas, 0);
+        }
+    }
 }
 
 #[test]
