@@ -21,7 +21,7 @@ const REQUEST_BITS: u32 = 24;
 #[derive(Debug)]
 pub(crate) struct Counts {
     /// How many are in flight, and above [`REQUEST_BITS`] the sum of the times at which requests came minus the sum of those at which they
-    /// ended, in milliseconds of [`clock::now_ms`]. In one number, so that whoever reads it sees both or neither.
+    /// ended, in milliseconds of [`clock::now_ms`]. In one number, so that a reader sees both or neither.
     in_flight: AtomicU64,
     /// In flight without keeping the resource awake.
     uncounted: AtomicU64,
