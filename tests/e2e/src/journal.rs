@@ -106,7 +106,7 @@ impl Verdict {
     }
 
     /// Takes as many of those that were given again for right as the DLXs count to have sent a second time. Only GETs are:
-    /// all requests of the load but lines.
+    /// no lines.
     pub fn allow_resent(&mut self, counted: f64) {
         let before = self.twice.len();
         let mut left = counted as usize;

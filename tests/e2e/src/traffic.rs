@@ -14,7 +14,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    load::{Connection, Exchange, Ids, Ledger, Lines, Lost, Outcome, get},
+    load::{Connection, Exchange, Ids, Ledger, Lines, Lost, Outcome, get, post},
     random::Random,
     wait::pause,
 };
@@ -354,10 +354,11 @@ async fn line_by_line(
     }
 }
 
-/// A request for the host; some take a while, so that they are in flight at a drain attempt.
+/// A request for the host; some take a while, so that they are in flight at a drain attempt, and half have a body: one
+/// that is lost is not sent again, and so is found.
 fn request(id: &str, host: &str, random: &mut Random) -> Vec<u8> {
     let path = if random.percent(30) { format!("/slow/{}", random.below(100)) } else { "/".to_owned() };
-    get(host, &path, id)
+    if random.percent(50) { post(host, &path, id) } else { get(host, &path, id) }
 }
 
 // === impl Shared ===

@@ -56,6 +56,12 @@ pub fn get(host: &str, path: &str, id: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nx-request-id: {id}\r\n\r\n").into_bytes()
 }
 
+/// A request with a short body: a proxy that has sent it must not send it a second time.
+pub fn post(host: &str, path: &str, id: &str) -> Vec<u8> {
+    let head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nx-request-id: {id}\r\n");
+    format!("{head}Content-Length: {}\r\n\r\n{id}", id.len()).into_bytes()
+}
+
 /// Sends one request over a connection of its own; `Err` says how it was lost.
 pub async fn once(address: SocketAddr, request: &[u8]) -> Result<Response, Lost> {
     let mut connection = Connection::open(address).await.map_err(|error| Lost::Connect(error.to_string()))?;

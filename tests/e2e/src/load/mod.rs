@@ -7,7 +7,7 @@ mod outcome;
 mod socket;
 
 pub use grpc::call;
-pub use http::{Connection, Exchange, Response, get, once};
+pub use http::{Connection, Exchange, Response, get, once, post};
 pub use lines::Lines;
 pub use outcome::{Ids, Ledger, Lost, Outcome};
 pub use socket::WebSocket;
