@@ -64,13 +64,38 @@ pub(crate) async fn wake_by_leader(
     };
     let result = plugin.set_scale(&request).await;
     if let Err(ScaleError::Terminal { reason }) = &result
-        && let Some(failed) = transition(seen, Step::Fail, Nonce::fresh(), reason)
-        && let Err(error) = plugin.compare_and_set(id, &seen.version, &failed).await
+        && let Err(error) = write_failed(plugin, seen, &request, reason).await
     {
         // Another writer was faster, or its wake is attempted again after a pause.
         tracing::debug!(resource = %id, %error, "failed to write that its wake failed");
     }
     result
+}
+
+/// Writes that a wake failed: on what was seen before it, or, where its record was written before it failed, on that record alone.
+async fn write_failed(
+    plugin: &dyn RunningPlugin,
+    seen: &Seen,
+    wake: &ScaleRequest,
+    reason: &str,
+) -> Result<(), ScaleError> {
+    let fail = async |seen: &Seen| match transition(seen, Step::Fail, Nonce::fresh(), reason) {
+        Some(failed) => plugin.compare_and_set(&wake.id, &seen.version, &failed).await.map(drop),
+        None => Ok(()),
+    };
+    match fail(seen).await {
+        Err(ScaleError::Conflict) => {}
+        result => return result,
+    }
+    let listed = plugin.get_resources().await.map_err(|error| ScaleError::Retry {
+        after: Duration::ZERO,
+        reason: format!("listing the resources: {error}"),
+    })?;
+    let is_own = |resource: &&Resource| resource.id == wake.id && resource.record.nonce == wake.record.nonce;
+    match listed.readable.iter().find(is_own) {
+        Some(resource) => fail(&protocol_seen(resource)).await,
+        None => Err(ScaleError::Conflict),
+    }
 }
 
 // === impl ActivePlugin ===

@@ -158,6 +158,19 @@ async fn a_wake_that_cannot_succeed_is_written_as_failed_and_one_that_conflicts_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_wake_that_was_written_and_ends_at_once_is_written_as_failed() {
+    let site = Site::start([workers("mailer")]);
+    site.store.set(|store| store.ends_at_once = Some("exited with status 3"));
+    site.broker.put(QUEUE, 1);
+    site.store.comes_to(|store| !store.reports.is_empty()).await;
+    let record = site.store.get("mailer").record;
+    assert_eq!((record.phase, &*record.failed_wake), (Phase::Failed, "exited with status 3"));
+    site.store.set(|store| store.ends_at_once = None);
+    site.until_replicas("mailer", 1).await;
+    assert_eq!(site.store.get("mailer").record.phase, Phase::Active);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_user_wakes_without_any_metric() {
     let mut resource = workers("mailer");
     resource.scaling = None;

@@ -48,6 +48,8 @@ pub(crate) struct Inner {
     pub(crate) starting: (usize, usize),
     /// What `set_scale` answers instead of scaling.
     pub(crate) refuse_scale: Option<ScaleError>,
+    /// What is started ends at once, with this reason.
+    pub(crate) ends_at_once: Option<&'static str>,
     /// The busy replicas that the last `set_scale` named.
     pub(crate) busy: Vec<String>,
     /// The events that were published, with their resources.
@@ -359,6 +361,11 @@ impl RunningPlugin for Store {
                 }
             };
             self.wrote(&request.record);
+            let ends_at_once = self.inner().ends_at_once;
+            if let (Ok(()), Some(reason)) = (&result, ends_at_once) {
+                self.change(&request.id.name, |resource| resource.replicas = 0);
+                return Err(ScaleError::Terminal { reason: reason.to_owned() });
+            }
             if result.is_ok() && matches!(request.target, Target::AtLeast(_)) {
                 self.set(|inner| {
                     inner.woken.push(request.id.name.clone());
