@@ -343,12 +343,13 @@ impl Process {
             self.forget(records, run).await
         };
         match result.await {
-            Ok(true) => tracing::warn!(
-                resource = %self.id,
-                run = run.id,
-                how = %self.folder.obituary(run),
-                "ended by itself"
-            ),
+            Ok(true) => match self.folder.obituary(run) {
+                // Another daemon stopped it, for a step down that this one has not seen yet.
+                ScaleError::Conflict => {
+                    tracing::info!(resource = %self.id, run = run.id, replica = run.replica, "stopped");
+                }
+                how => tracing::warn!(resource = %self.id, run = run.id, %how, "ended by itself"),
+            },
             Ok(false) => {}
             Err(error) => tracing::error!(resource = %self.id, %error, "cannot write down that it ended"),
         }
