@@ -116,7 +116,7 @@ mod tests {
         for name in SHIPPED.into_iter().chain(["tokio", "kube", "abi_stable", "scaler-types"]) {
             assert!(find(name).is_some(), "{name} is missing");
         }
-        for name in ["devcluster", "e2e", "cel", "xtask", "hello"] {
+        for name in ["devcluster", "e2e", "cel", "xtask", "hello", "worker"] {
             assert!(find(name).is_none(), "{name} is not shipped");
         }
         let tokio = find("tokio").unwrap();
