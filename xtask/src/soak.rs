@@ -12,7 +12,7 @@ use crate::{
     workspace::Profile,
 };
 
-/// Runs the end-to-end cycles of `cargo xtask test` with 1,000 of each instead of 50, and its herd of 60 workloads with 3,000
+/// Runs the end-to-end cycles of `cargo xtask test` with 1,000 of each instead of 50, its herd of 60 workloads with 3,000, and its workers of queues with 1,000 jobs and 2,000 queues
 ///
 /// The same code and the same checks: committed cycles 1 -> 0 -> 1 under load of random phase, with neither daemon
 /// stopped, with each stopped by SIGTERM in every cycle, and with SIGKILL; of processes, and of Deployments in a cluster
@@ -33,7 +33,7 @@ pub struct Soak {
     #[arg(long, value_name = "MINUTES", conflicts_with_all = ["cycles", "herd", "filters"])]
     fuzz: Option<u32>,
     /// Only the tests whose name contains one of these
-    #[arg(default_values = ["cycles", "herd"])]
+    #[arg(default_values = ["cycles", "herd", "workers"])]
     filters: Vec<String>,
 }
 

@@ -36,7 +36,7 @@ const PROGRAMS: [(&[&str], &str, &str); 14] = [
     (&["dlx"], "nginx", "nginx-light"),
     (&["dlx"], "haproxy", "haproxy"),
     (&["e2e", "metric-source-queues"], "redis-server", "redis-server"),
-    (&["metric-source-queues"], "beanstalkd", "beanstalkd"),
+    (&["e2e", "metric-source-queues"], "beanstalkd", "beanstalkd"),
     (&["e2e"], "redis-cli", "redis-tools"),
 ];
 

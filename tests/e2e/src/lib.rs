@@ -6,6 +6,8 @@
 
 pub mod admin;
 pub mod binaries;
+pub mod broker_proxy;
+pub mod brokers;
 pub mod counters;
 pub mod cycles;
 pub mod daemon;
@@ -22,8 +24,10 @@ pub mod traffic;
 pub mod wait;
 pub mod websocket;
 pub mod without;
+pub mod workers;
 
 pub use daemon::Daemon;
 pub use namespace::{Namespace, Service};
 pub use site::Site;
 pub use wait::until;
+pub use workers::Workers;

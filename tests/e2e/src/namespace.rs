@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, path::PathBuf};
 
-use crate::Site;
+use crate::{Site, workers::Workers};
 
 /// One namespace file.
 #[derive(Clone, Debug)]
@@ -12,6 +12,8 @@ pub struct Namespace {
     window: String,
     dlx: Vec<String>,
     services: Vec<Service>,
+    workers: Vec<Workers>,
+    queues: String,
     more: String,
 }
 
@@ -43,6 +45,8 @@ impl Namespace {
             window: "1s".to_owned(),
             dlx: Vec::new(),
             services: Vec::new(),
+            workers: Vec::new(),
+            queues: String::new(),
             more: String::new(),
         }
     }
@@ -56,6 +60,27 @@ impl Namespace {
     #[must_use]
     pub fn window(mut self, window: &str) -> Self {
         self.window = window.to_owned();
+        self
+    }
+
+    /// How often it decides.
+    #[must_use]
+    pub fn interval(mut self, interval: &str) -> Self {
+        self.interval = interval.to_owned();
+        self
+    }
+
+    /// Adds workers of a queue.
+    #[must_use]
+    pub fn workers(mut self, workers: &Workers) -> Self {
+        self.workers.push(workers.clone());
+        self
+    }
+
+    /// What `metricSources.queues` is, e.g. `{allowedHosts: [...]}`.
+    #[must_use]
+    pub fn queues(mut self, section: &str) -> Self {
+        self.queues = section.to_owned();
         self
     }
 
@@ -93,14 +118,18 @@ impl Namespace {
                 let _ = writeln!(text, "  {line}");
             }
         }
+        if !self.queues.is_empty() {
+            let _ = writeln!(text, "metricSources:\n  queues: {}", self.queues);
+        }
         text.push_str("plugins:\n");
         text.push_str(&self.more);
-        if !self.services.is_empty() {
+        if !(self.services.is_empty() && self.workers.is_empty()) {
             text.push_str("  process:\n    resources:\n");
         }
         for service in &self.services {
             service.write(&mut text);
         }
+        text.extend(self.workers.iter().map(Workers::text));
         text
     }
 }

@@ -1,6 +1,6 @@
 //! Which processes belong to a site: all of them carry its folder in their environment or on their command line.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -60,6 +60,21 @@ pub fn peak_memory(pid: u32) -> u64 {
         status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM in /proc/PID/status");
     let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse().expect("VmHWM is a number of kB");
     kib * 1024
+}
+
+/// The processor time of all threads that a process has now.
+///
+/// # Panics
+///
+/// There is no such process.
+pub fn cpu_time(pid: u32) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("reading /proc/PID/task");
+    let nanoseconds = tasks.flatten().filter_map(|task| {
+        // A thread that has ended meanwhile has none.
+        let spent = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        spent.split(' ').next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanoseconds.sum())
 }
 
 fn all() -> impl Iterator<Item = (Process, String)> {

@@ -71,6 +71,17 @@ impl Site {
             .unwrap_or_else(|error| panic!("copying {} to {}: {error}", from.display(), to.display()));
     }
 
+    /// Installs the metric source `queues`.
+    ///
+    /// # Panics
+    ///
+    /// It cannot be copied.
+    pub fn install_queues(&self) {
+        let folder = self.folder().join("plugins/metric-sources");
+        fs::create_dir_all(folder).expect("creating the folder of the metric sources");
+        self.install(&binaries::folder().join("libqueues.so"), "metric-sources/queues.so");
+    }
+
     /// A port that no other test is given.
     pub fn port(&self) -> u16 {
         ports::claim(&binaries::scratch().join("port"))
@@ -188,6 +199,23 @@ impl Site {
         let record = self.record(namespace, name);
         let state = record["record"]["phase"].as_str();
         state.unwrap_or_default().to_owned()
+    }
+
+    /// How many replicas a resource's record has.
+    pub fn replicas(&self, namespace: &str, name: &str) -> usize {
+        let running = &self.record(namespace, name)["running"];
+        let several = running["replicas"].as_array().map(Vec::len);
+        several.unwrap_or_else(|| usize::from(running["id"].is_string()))
+    }
+
+    /// Waits until a resource's record has so many replicas.
+    pub async fn replicas_are(&self, namespace: &str, name: &str, replicas: usize) {
+        until(&format!("{namespace}/{name} to have {replicas} replicas"), || async {
+            let found = self.record(namespace, name);
+            let are = self.replicas(namespace, name) == replicas;
+            if are { Ok(()) } else { Err(format!("its record is {found}")) }
+        })
+        .await;
     }
 
     /// Waits until a resource's record says this.

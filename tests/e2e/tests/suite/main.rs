@@ -16,3 +16,4 @@ mod reload;
 mod rules;
 mod run;
 mod waking;
+mod workers;

@@ -15,7 +15,7 @@ use e2e::{
     admin::{self, Metrics},
     binaries,
     kubernetes::{Names, Setting, manifests, shop},
-    until,
+    processes, until,
     wait::pause,
 };
 use futures_util::StreamExt as _;
@@ -135,7 +135,12 @@ impl BareCluster {
 
     /// The costs from here on.
     pub(super) fn begin(&self, autoscaler: &Autoscaler) -> Cost {
-        Cost { at: Instant::now(), took: Duration::ZERO, cpu: cpu(autoscaler.process), calls: self.calls() }
+        Cost {
+            at: Instant::now(),
+            took: Duration::ZERO,
+            cpu: processes::cpu_time(autoscaler.process),
+            calls: self.calls(),
+        }
     }
 
     pub(super) fn since(&self, autoscaler: &Autoscaler, before: &Cost) -> Cost {
@@ -146,7 +151,7 @@ impl BareCluster {
         Cost {
             at: before.at,
             took: before.at.elapsed(),
-            cpu: cpu(autoscaler.process).saturating_sub(before.cpu),
+            cpu: processes::cpu_time(autoscaler.process).saturating_sub(before.cpu),
             calls: calls.collect(),
         }
     }
@@ -209,16 +214,6 @@ impl Cost {
     pub(super) fn all(&self) -> u64 {
         self.calls.values().sum()
     }
-}
-
-/// User and kernel time of a process's threads so far.
-fn cpu(process: u32) -> Duration {
-    let of = |task: fs::DirEntry| {
-        let spent = fs::read_to_string(task.path().join("schedstat")).ok()?;
-        spent.split(' ').next()?.parse::<u64>().ok()
-    };
-    let tasks = fs::read_dir(format!("/proc/{process}/task")).expect("the process's threads");
-    Duration::from_nanos(tasks.flatten().filter_map(of).sum())
 }
 
 /// What of a process is in memory, in MiB.
