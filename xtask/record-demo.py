@@ -141,11 +141,8 @@ def play(demo, shell):
     recording.wait(0.8)
     still = recording.now()
     recording.follow(lambda: state("slow") == "active")
-    recording.follow(lambda: [state(name) for name in ("hello", "slow", "visited")] == ["asleep"] * 3)
-    recording.wait(1)
-    recording.type(shell, f"curl http://slow.localhost:{port}/")
-    recording.follow(lambda: state("slow") == "active")
-    recording.wait(2.5)
+    recording.follow(lambda: [state(name) for name in ("hello", "slow", "mailer")] == ["asleep"] * 3)
+    recording.wait(2)
     return recording, still
 
 
@@ -192,7 +189,7 @@ def draw(recording, still):
         )
         body.append(f'<text class="a{shown}" style="animation-name:k{number}" y="{y:.0f}">{texts}</text>')
     size = f'viewBox="0 0 {width + 2:.0f} {top - GAP + 1}" width="{width + 2:.0f}" height="{top - GAP + 1}"'
-    title = "<title>cargo xtask demo: services fall asleep, and requests wake them</title>"
+    title = "<title>cargo xtask demo: services and workers fall asleep, requests and messages wake them</title>"
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{title}\n<style>{"".join(style)}</style>\n' + "\n".join(body) + "\n</svg>\n"
 
 
@@ -202,7 +199,7 @@ def css(look):
 
 def main():
     workspace, picture = sys.argv[1:]
-    demo = Terminal("cargo xtask demo", 26, workspace)
+    demo = Terminal("cargo xtask demo", 29, workspace)
     shell = Terminal("another terminal", 7, "/")
     try:
         recording, still = play(demo, shell)

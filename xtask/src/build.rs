@@ -1,4 +1,4 @@
-//! One build of the daemons, the plugins and the example service, and the plugins installed beside the daemons.
+//! One build of the daemons, the plugins and the examples, and the plugins installed beside the daemons.
 
 use std::{
     env,
@@ -37,7 +37,7 @@ pub fn build(profile: Profile) -> Result<Built> {
     if let Some(programs) = env::var_os(BUILT).filter(|_| profile == Profile::Debug) {
         return Ok(Built { programs: programs.into(), plugins: root().join("plugins") });
     }
-    let packages = ["autoscaler", "dlx", "hello"]
+    let packages = ["autoscaler", "dlx", "hello", "worker"]
         .into_iter()
         .map(str::to_owned)
         .chain(plugin_packages()?.into_iter().map(|plugin| plugin.package));

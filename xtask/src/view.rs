@@ -53,7 +53,11 @@ fn view(dlx: &Value, decision: Option<&Value>) -> View {
             let status = text(dlx, &["status"]);
             ("asleep".to_owned(), if status.is_empty() { "not started yet".to_owned() } else { status })
         }
-        "active" => (phase, decision.and_then(|decision| awake(in_flight, decision)).unwrap_or(reason)),
+        "active" => {
+            let workers = || decision.and_then(|decision| workers(count(dlx, "replicas"), decision));
+            let why = workers().or_else(|| decision.and_then(|decision| awake(in_flight, decision)));
+            (phase, why.unwrap_or(reason))
+        }
         // Why it is in any other phase was written with the phase.
         _ => (phase, reason),
     };
@@ -77,6 +81,14 @@ fn awake(in_flight: u64, decision: &Value) -> Option<String> {
     let stale = ["not_active", "no_replicas", "in_flight"].contains(&text(decision, &["code"]).as_str());
     let reason = text(decision, &["reason"]);
     (text(decision, &["decision"]) == "keep" && !stale && !reason.is_empty()).then_some(reason)
+}
+
+/// `5 replicas, 20 messages`: the workers of queues.
+fn workers(replicas: u64, decision: &Value) -> Option<String> {
+    let queues = at(decision, "scaling.queues")?.as_array().filter(|queues| !queues.is_empty())?;
+    let messages: u64 = queues.iter().map(|queue| count(queue, "waiting") + count(queue, "in_flight")).sum();
+    let plural = |count: u64| if count == 1 { "" } else { "s" };
+    Some(format!("{replicas} replica{}, {messages} message{}", plural(replicas), plural(messages)))
 }
 
 /// Durations of a text in whole seconds: `3.207s` is `3s`.
@@ -206,6 +218,20 @@ mod tests {
         let whole =
             "active 3s ago, for only 0s, the window is 1m30s and 10s; DLX 10.0.0.9s is up, requests s";
         assert_eq!(whole_seconds(exact), whole);
+    }
+
+    #[test]
+    fn workers_are_shown_with_their_messages() {
+        let queue = |waiting: Value, in_flight: Value| json!({"waiting": waiting, "in_flight": in_flight});
+        for (queues, why) in [
+            (json!([]), "woken: 20 messages"),
+            (json!([queue(json!(15), json!(5))]), "1 replica, 20 messages"),
+            (json!([queue(json!(1), Value::Null), queue(Value::Null, Value::Null)]), "1 replica, 1 message"),
+        ] {
+            let decision = json!({"decision": "keep", "code": "not_active", "scaling": {"queues": queues}});
+            let shown = view(&seen("active", "woken: 20 messages", 0), Some(&decision));
+            assert_eq!(shown.why, why);
+        }
     }
 
     #[test]

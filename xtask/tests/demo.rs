@@ -34,7 +34,9 @@ struct Demo {
 
 #[test]
 fn what_it_shows_fits_the_terminal_and_closing_that_stops_everything() {
-    let Demo { child, terminal, output, folder, clean_up, _turn } = Demo::start();
+    let Demo { child, mut terminal, mut output, folder, clean_up, _turn } = Demo::start();
+    read_until(&mut terminal, &mut output, "mailer ", "5 replicas");
+    read_until(&mut terminal, &mut output, "mailer ", "asleep");
     for line in output.lines() {
         let line = without_escapes(line);
         assert!(line.trim_end().chars().count() <= usize::from(COLUMNS), "{line}");
@@ -87,15 +89,7 @@ impl Demo {
 
         let mut terminal = File::from(terminal);
         let mut output = String::new();
-        let is_awake = |output: &str| {
-            let line = output.lines().rfind(|line| line.contains("visited ")).unwrap_or_default();
-            without_escapes(line).contains("active")
-        };
-        while !is_awake(&output) {
-            let mut bytes = [0; 4096];
-            let read = terminal.read(&mut bytes).unwrap_or_else(|error| panic!("{error} after:\n{output}"));
-            output += &String::from_utf8_lossy(&bytes[..read]);
-        }
+        read_until(&mut terminal, &mut output, "visited ", "active");
         let folder =
             output.lines().find_map(|line| line.trim().strip_prefix("logs")).expect("the folder of the logs");
         let folder = PathBuf::from(folder.trim());
@@ -112,6 +106,19 @@ impl Demo {
             .expect("the process that cleans up");
         let clean_up = pidfd_open(clean_up.0, PidfdFlags::empty()).unwrap();
         Self { child, terminal, output, folder, clean_up, _turn: turn }
+    }
+}
+
+/// Reads what the demo shows, until the last line of a resource has this text.
+fn read_until(terminal: &mut File, output: &mut String, name: &str, text: &str) {
+    let has_text = |output: &str| {
+        let line = output.lines().rfind(|line| line.contains(name)).unwrap_or_default();
+        without_escapes(line).contains(text)
+    };
+    while !has_text(output) {
+        let mut bytes = [0; 4096];
+        let read = terminal.read(&mut bytes).unwrap_or_else(|error| panic!("{error} after:\n{output}"));
+        *output += &String::from_utf8_lossy(&bytes[..read]);
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod once;
 mod table;
+mod workers;
 
 use std::{
     io::{self, Write as _},
@@ -21,11 +22,12 @@ use crate::{
     workspace::Profile,
 };
 
-/// Starts both daemons and three small HTTP services, and shows them fall asleep and wake up
+/// Starts both daemons, three small HTTP services and the workers of a queue, and shows them fall asleep and wake up
 ///
 /// Builds what it needs, then shows a table that updates in place: each resource with its state and why, the requests
 /// so far, those held, and what its last cold start took. Ask a service with the curl line it prints and
-/// see it wake; leave it alone and see it go to sleep. One of them, `visited`, the demo asks itself now and then.
+/// see it wake; leave it alone and see it go to sleep. The demo itself requests one of them, `visited`, now and then, and
+/// puts messages into the queue of `mailer`, which then has 5 workers until the messages are done.
 /// Ctrl-C or closing the terminal stops everything the demo started. When the output is no terminal, a line is printed for each change.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -99,11 +101,13 @@ async fn show(built: &Built) -> Result<()> {
         service(built, "slow", 9100, "2s")?,
         service(built, "visited", 9200, "300ms")?,
     ];
-    let script = script(WINDOW, &services);
+    let mut script = script(WINDOW, &services);
+    script.namespace_file += &workers::section(built);
     let mut scene = tokio::select! {
         scene = Scene::start(built, &script) => scene?,
         () = &mut stop => return Ok(()),
     };
+    let queue = workers::Queue::create(&scene)?;
     println!("{}", introduction(&scene));
 
     let mut table = table::Table::new();
@@ -128,6 +132,7 @@ async fn show(built: &Built) -> Result<()> {
     let ended: Result<()> = tokio::select! {
         ended = frames => ended,
         () = visits => Ok(()),
+        ended = queue.fill() => ended,
         () = &mut stop => Ok(()),
     };
     // The terminal may be gone.
@@ -139,7 +144,8 @@ async fn show(built: &Built) -> Result<()> {
 /// Where everything is, and what to try.
 fn introduction(scene: &Scene) -> String {
     let Addresses { entry, dlx, autoscaler } = scene.addresses;
-    let (port, logs, visit) = (entry.port(), scene.folder().display(), VISIT.as_secs());
+    let (port, logs) = (entry.port(), scene.folder().display());
+    let (visit, fill, messages) = (VISIT.as_secs(), workers::FILL.as_secs(), workers::MESSAGES);
     format!(
         "
   autoscaler   admin port http://{autoscaler}
@@ -155,7 +161,9 @@ fn introduction(scene: &Scene) -> String {
   If your curl does not know *.localhost:
     curl -H 'Host: hello.localhost' http://{entry}/
 
-  The demo itself requests `visited` every {visit} s. Ctrl-C stops everything.
+  The demo itself requests `visited` every {visit} s, and puts {messages} messages into
+  the queue of `mailer` every {fill} s: its workers are scaled from 0 to 5, and back
+  to 0. Ctrl-C stops everything.
 "
     )
 }

@@ -223,6 +223,7 @@ mod tests {
             "a request came",
             "idle for 8s",
             "not started yet",
+            "5 replicas, 20 messages",
         ];
         let views = whys.map(|why| view("visited", "active", why));
         assert_eq!(drawn(&views, 80).len(), 1 + views.len());

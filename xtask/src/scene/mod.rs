@@ -33,9 +33,12 @@ const FIRST_PORTS: [u16; 4] = [8090, 8190, 8290, 8390];
 /// The plugins that need no cluster, with their programs: what a scene installs.
 pub const PLUGINS: [&str; 3] = ["command.so", "process.so", "process-shim"];
 
+/// Stands for the scene's folder in a namespace file.
+pub const FOLDER: &str = "{folder}";
+
 /// What the two daemons are started with.
 pub struct Script {
-    /// The namespace file, as it stands.
+    /// The namespace file. [`FOLDER`] stands for the scene's folder.
     pub namespace_file: String,
     /// Further arguments of the DLX; `None`: there is none, and no process listens for requests.
     pub dlx: Option<Vec<String>>,
@@ -133,7 +136,8 @@ impl Scene {
         let autoscaler = free_port(dlx + 1)?;
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let addresses = Addresses { entry: local(entry), dlx: local(dlx), autoscaler: local(autoscaler) };
-        fs::write(folder.path().join("namespace.yaml"), &script.namespace_file)
+        let namespace_file = script.namespace_file.replace(FOLDER, &folder.path().to_string_lossy());
+        fs::write(folder.path().join("namespace.yaml"), namespace_file)
             .context("writing the namespace file")?;
         let plugins = folder.path().join("plugins");
         fs::create_dir(&plugins).context("making the plugins' folder")?;
