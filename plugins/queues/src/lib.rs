@@ -25,21 +25,40 @@ mod redis;
 mod resp;
 mod uri;
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use futures_util::{FutureExt as _, future::join_all};
+use futures_util::{
+    FutureExt as _,
+    future::{join_all, select_all},
+};
 use scaler_types::{MetricSource, MetricSourceContext, QueueError, QueueReading, Result};
+use tokio::time::Instant;
 
 use config::QueuesSection;
+#[cfg(feature = "file")]
+use kind::QueueKind as _;
 use kind::{Reading, read_kind};
 use uri::Uri;
 
-/// How often queues are read again whose broker does not tell of new messages.
-const POLL: Duration = Duration::from_secs(1);
+/// How often empty queues are read again whose broker does not tell of new messages: so often that the first message is followed by the
+/// replicas within a second.
+const POLL: Duration = Duration::from_millis(750);
+
+/// A broker that was last asked longer ago is forgotten.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+
+/// The host and port of a queue's URI; none: it is no URI, or it names a folder.
+type BrokerAddress = Option<(String, Option<u16>)>;
 
 /// The metric source.
 pub struct Queues {
     section: QueuesSection,
+    /// When the empty queues of each broker were read last.
+    polls: Mutex<HashMap<BrokerAddress, Instant>>,
     #[cfg(feature = "beanstalkd")]
     tubes: beanstalkd::Tubes,
     #[cfg(feature = "redis")]
@@ -71,6 +90,7 @@ impl MetricSource for Queues {
     async fn new(context: MetricSourceContext) -> Result<Self> {
         Ok(Self {
             section: context.section()?.unwrap_or_default(),
+            polls: Mutex::default(),
             #[cfg(feature = "beanstalkd")]
             tubes: beanstalkd::Tubes::default(),
             #[cfg(feature = "redis")]
@@ -102,47 +122,64 @@ impl MetricSource for Queues {
         Ok(readings)
     }
 
-    #[cfg(feature = "file")]
     async fn changes(&self, queues: &[String]) -> Result<Vec<String>> {
-        use kind::QueueKind as _;
-
-        let (mut watched, mut polled) = (Vec::new(), Vec::new());
+        let mut by_broker: HashMap<BrokerAddress, Vec<String>> = HashMap::new();
+        #[cfg(feature = "file")]
+        let mut folders = Vec::new();
         for queue in queues {
-            let uri = Uri::parse(queue).ok().filter(|uri| uri.scheme == "file");
-            match uri.and_then(|uri| file::SpoolFolders::parse(&uri, &self.section).ok()) {
-                Some(folder) => watched.push((queue.clone(), folder)),
-                None => polled.push(queue.clone()),
+            let uri = Uri::parse(queue).ok();
+            #[cfg(feature = "file")]
+            if let Some(uri) = uri.as_ref().filter(|uri| uri.scheme == "file")
+                && let Ok(folder) = file::SpoolFolders::parse(uri, &self.section)
+            {
+                folders.push((queue.clone(), folder));
+                continue;
             }
+            by_broker.entry(uri.map(|uri| (uri.host, uri.port))).or_default().push(queue.clone());
         }
-        tokio::select! {
-            changed = self.folders.changes(&watched), if !watched.is_empty() => match changed {
-                Ok(changed) => Ok(changed),
-                Err(error) => {
-                    tracing::warn!(%error, "failed to watch folders, reading them each second: raise fs.inotify.max_user_watches and max_user_instances");
-                    self.poll(queues).await
-                }
-            },
-            changed = self.poll(&polled), if !polled.is_empty() => changed,
-            else => std::future::pending().await,
+        // Each by itself: a broker that does not answer keeps only its own queues from being noticed.
+        let polls = by_broker.into_iter().map(|(broker, queues)| self.poll(broker, queues).boxed());
+        let mut waits: Vec<_> = polls.collect();
+        #[cfg(feature = "file")]
+        if !folders.is_empty() {
+            waits.push(self.watch(folders).boxed());
         }
-    }
-
-    #[cfg(not(feature = "file"))]
-    async fn changes(&self, queues: &[String]) -> Result<Vec<String>> {
-        self.poll(queues).await
+        match waits.is_empty() {
+            true => std::future::pending().await,
+            false => select_all(waits).await.0,
+        }
     }
 }
 
 impl Queues {
-    /// Reads each second until a message waits in one: these brokers do not tell, and all queues of one are read in a round trip.
-    async fn poll(&self, queues: &[String]) -> Result<Vec<String>> {
+    #[cfg(feature = "file")]
+    async fn watch(&self, folders: Vec<(String, file::SpoolFolder)>) -> Result<Vec<String>> {
+        match self.folders.changes(&folders).await {
+            Ok(changed) => Ok(changed),
+            Err(error) => {
+                tracing::warn!(%error, "failed to watch folders, reading them at intervals: raise fs.inotify.max_user_watches and max_user_instances");
+                self.poll(None, folders.into_iter().map(|(queue, _)| queue).collect()).await
+            }
+        }
+    }
+
+    /// Reads the queues of one broker at intervals until a message waits in one: these brokers do not tell, and all queues of one are
+    /// read in a round trip. The intervals go on where an earlier call ended, which may have been replaced by this one.
+    async fn poll(&self, broker: BrokerAddress, queues: Vec<String>) -> Result<Vec<String>> {
         loop {
+            let last = *self.polls().entry(broker.clone()).or_insert_with(Instant::now);
             #[expect(
                 clippy::disallowed_methods,
                 reason = "brokers that do not tell of new messages are asked"
             )]
-            tokio::time::sleep(POLL).await;
-            let readings = self.read(queues).await?;
+            tokio::time::sleep_until(last + POLL).await;
+            let began = Instant::now();
+            let readings = self.read(&queues).await?;
+            {
+                let mut polls = self.polls();
+                polls.retain(|_, last| began.duration_since(*last) < FORGOTTEN_AFTER);
+                polls.insert(broker.clone(), began);
+            }
             let has_message =
                 |reading: &Reading| matches!(reading, Ok(QueueReading { waiting: Some(1..), .. }));
             let changed = queues.iter().zip(&readings).filter(|(_, reading)| has_message(reading));
@@ -151,5 +188,9 @@ impl Queues {
                 return Ok(changed);
             }
         }
+    }
+
+    fn polls(&self) -> MutexGuard<'_, HashMap<BrokerAddress, Instant>> {
+        self.polls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

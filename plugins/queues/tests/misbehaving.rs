@@ -2,7 +2,10 @@
 
 mod common;
 
-use common::{Behaviour, FakeBroker, Server, Source, free_port, unavailable};
+use std::time::Duration;
+
+use common::{Behaviour, FakeBroker, Server, Source, free_port, put, send, unavailable};
+use tokio::time::timeout;
 
 const SCHEMES: [(&str, &str, &str); 2] =
     [("beanstalkd", "jobs", "USING default\r\n"), ("redis", "0/jobs", "+PONG\r\n")];
@@ -86,6 +89,41 @@ async fn a_silent_broker_delays_the_others_once() {
         let more = silent.accepted() - attempts.0 + slow.accepted() - attempts.1;
         assert!(more <= 2, "50 reads in a row attempted {more} connections");
     }
+}
+
+/// Its first attempt takes 5 s. By then the message was noticed.
+#[tokio::test]
+async fn a_silent_broker_does_not_delay_the_notice_of_a_message_elsewhere() {
+    for (scheme, queue, _) in SCHEMES {
+        let silent = FakeBroker::start(Behaviour::Silent).await;
+        let (healthy, source) = beside(silent.port, "").await;
+        let (unanswered, jobs) = (uri(scheme, silent.port, queue), healthy.uri("redis", "0/jobs"));
+        let mut producer = healthy.connect().await;
+        assert_eq!(send(&mut producer, "LPUSH jobs a").await, ":1");
+        let both = [unanswered.as_str(), &jobs];
+        tokio::select! {
+            biased;
+            reading = source.read_one(&unanswered) => panic!("noticed no message until {reading:?}"),
+            changed = source.changes(&both) => assert_eq!(changed, [jobs.as_str()]),
+        }
+    }
+}
+
+/// As the autoscaler does whenever a further queue has become empty.
+#[tokio::test]
+async fn a_message_is_noticed_though_the_wait_for_it_begins_anew_again_and_again() {
+    let server = Server::beanstalkd().await;
+    let source = Source::allowing(server.port).await;
+    let jobs = server.uri("beanstalkd", "jobs");
+    let mut producer = server.connect().await;
+    put(&mut producer, "jobs", 0).await;
+    for _ in 0..100 {
+        if let Ok(changed) = timeout(Duration::from_millis(100), source.changes(&[&jobs])).await {
+            assert_eq!(changed, [jobs]);
+            return;
+        }
+    }
+    panic!("it was never noticed");
 }
 
 #[tokio::test]
