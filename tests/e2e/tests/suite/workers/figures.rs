@@ -48,7 +48,9 @@ impl Latencies {
             site.replicas_are(NAMESPACE, name, 1).await;
             // The version is the time of the last write, in nanoseconds since 1970.
             let version = site.record(NAMESPACE, name)["version"].as_u64().expect("a version");
-            self.0.push(Duration::from_nanos(version).saturating_sub(at));
+            let woken = Duration::from_nanos(version);
+            assert!(woken > at, "{name} was woken {:?} before its message", at.saturating_sub(woken));
+            self.0.push(woken.saturating_sub(at));
         }
     }
 
