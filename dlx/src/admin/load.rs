@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::Body;
 use crate::{
     stages::Stages,
-    state::{ResourceHandle, ResourceKey},
+    state::{ResourceHandle, ResourceKey, ResourceView},
 };
 
 #[derive(Deserialize)]
@@ -38,7 +38,7 @@ struct ResourceLoad {
     in_flight_ms: u64,
     /// When that was.
     at_ms: u64,
-    /// Requests in flight by the incarnation of their endpoint; only where there are any.
+    /// Requests in flight by the incarnation of their endpoint, also where it is not listed any more; only where there are any.
     busy: BTreeMap<String, u64>,
 }
 
@@ -58,15 +58,7 @@ pub(crate) async fn answer(dlx: Arc<Stages>, request: Request<Bytes>) -> Respons
 }
 
 fn describe(resource: &ResourceHandle) -> ResourceLoad {
-    let mut busy = BTreeMap::new();
-    resource.read(|view| {
-        for listed in &view.listed {
-            let in_flight = listed.target.in_flight();
-            if in_flight > 0 {
-                *busy.entry(listed.target.endpoint.incarnation.clone()).or_default() += in_flight;
-            }
-        }
-    });
+    let busy = resource.read(ResourceView::in_flight_by_incarnation);
     // A request that is dispatched in between is counted twice rather than not at all.
     let held = resource.queue.len();
     let (in_flight_ms, at_ms) = resource.counts.in_flight_ms();

@@ -44,6 +44,11 @@ impl EndpointTarget {
         self.in_flight.load(Ordering::Relaxed)
     }
 
+    /// Whether a request may be in flight there, or about to be.
+    pub(super) fn is_used(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) > 1 || Arc::strong_count(&self.in_flight) > 1
+    }
+
     /// Counts one more there.
     pub(super) fn enter(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);

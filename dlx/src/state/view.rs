@@ -1,6 +1,7 @@
 //! A resource's state as this DLX last saw it, behind its lock.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -35,6 +36,8 @@ pub(crate) struct ResourceView {
     pub(crate) listed: Vec<ListedEndpoint>,
     /// Endpoints that are not listed any more, and whose idle connections are to be closed.
     pub(crate) unlisted: Vec<u64>,
+    /// Endpoints that are not listed any more, and at which requests may still be in flight.
+    departed: Vec<Arc<EndpointTarget>>,
     /// An endpoint from `resolve_service_name`, where the plugin lists none.
     pub(crate) resolved: Option<Endpoint>,
     /// The driver works on it.
@@ -130,6 +133,7 @@ impl ResourceView {
             source,
             listed: Vec::new(),
             unlisted: Vec::new(),
+            departed: Vec::new(),
             resolved: None,
             driven: false,
             waits_for_turn: false,
@@ -175,8 +179,31 @@ impl ResourceView {
     pub(crate) fn mark_gone(&mut self) {
         self.gone = true;
         self.interception_guard = None;
-        self.unlisted.extend(self.listed.drain(..).map(|listed| listed.target.number));
+        let listed = std::mem::take(&mut self.listed);
+        self.unlist(listed);
         self.snapshot_changed = true;
+    }
+
+    /// These are not listed any more. What is in flight there goes on.
+    fn unlist(&mut self, endpoints: Vec<ListedEndpoint>) {
+        self.departed.retain(EndpointTarget::is_used);
+        for ListedEndpoint { target, .. } in endpoints {
+            self.unlisted.push(target.number);
+            self.departed.push(target);
+        }
+    }
+
+    /// The requests of this DLX in flight at each incarnation of its endpoints, listed or not; only where there are any.
+    pub(crate) fn in_flight_by_incarnation(&self) -> BTreeMap<String, u64> {
+        let listed = self.listed.iter().map(|listed| &listed.target);
+        let mut busy = BTreeMap::new();
+        for target in listed.chain(&self.departed) {
+            let in_flight = target.in_flight();
+            if in_flight > 0 {
+                *busy.entry(target.endpoint.incarnation.clone()).or_default() += in_flight;
+            }
+        }
+        busy
     }
 
     /// Takes over the endpoint from `resolve_service_name`.
@@ -203,7 +230,7 @@ impl ResourceView {
                 None => ListedEndpoint::new(endpoint.clone()),
             });
         }
-        self.unlisted.extend(before.into_iter().map(|listed| listed.target.number));
+        self.unlist(before);
         self.snapshot_changed = true;
     }
 

@@ -88,6 +88,19 @@ async fn it_says_at_which_endpoints_requests_are_and_for_how_long_they_were() {
             expected.map(|(pod, serving)| (pod.to_owned(), serving as u64)).collect();
         assert_eq!(busy.busy, expected, "relayed: {relay}");
         assert_eq!(load(&site, "other").await.busy, BTreeMap::new());
+        // A pod that is not ready is not listed, and still works on what it has.
+        site.plugin.change("web", |resource| resource.endpoints = vec![at(second, "pod-2")]);
+        let listed = || site.resource("web").read(|view| view.listed.len());
+        until("one is not listed", || listed() == 1).await;
+        assert_eq!(load(&site, "web").await.busy, busy.busy, "relayed: {relay}");
+        site.plugin.change("web", |resource| resource.endpoints = Vec::new());
+        until("none is listed", || listed() == 0).await;
+        assert_eq!(load(&site, "web").await.busy, busy.busy, "relayed: {relay}");
+        site.plugin.change("web", |resource| {
+            resource.endpoints = vec![at(first, "pod-1"), at(second, "pod-2")];
+        });
+        until("both are listed again", || listed() == 2).await;
+        assert_eq!(load(&site, "web").await.busy, busy.busy, "relayed: {relay}");
         until("time passes", || site.resource("web").counts.in_flight_ms().1 >= busy.at_ms + 50).await;
         may_answer.add_permits(8);
         until("all are answered", || site.resource("web").counts.in_flight() == 0).await;
