@@ -354,8 +354,8 @@ impl ResourceStatus {
 impl MetricStatus {
     fn all(state: &ResourceState) -> Vec<Self> {
         let readings = state.readings.as_deref();
-        let status = |(place, metric): (usize, &ScaleResource)| {
-            let reading = readings.map(|readings| readings.get(place));
+        let status = |metric: &ScaleResource| {
+            let reading = readings.map(|readings| MetricReading::find(readings, metric));
             let (value, completeness) = match reading {
                 None => (None, None),
                 Some(None) => (None, Some("no value".to_owned())),
@@ -368,7 +368,7 @@ impl MetricStatus {
             };
             Self { name: metric.wire_name(), threshold: metric.threshold, value, completeness }
         };
-        state.metrics.iter().enumerate().map(status).collect()
+        state.metrics.iter().map(status).collect()
     }
 }
 

@@ -76,7 +76,7 @@ pub(crate) struct ResourceState {
     never_read: bool,
     /// As the DLXs reported it.
     pub(crate) samples: Vec<Sample>,
-    /// As another metric source reported it, in the order of its metrics; none if the DLXs are the source.
+    /// As another metric source reported it; none if the DLXs are the source.
     pub(crate) readings: Option<Vec<MetricReading>>,
     /// The metrics it is decided by.
     pub(crate) metrics: Vec<ScaleResource>,

@@ -152,13 +152,13 @@ fn find_idle(
     }
     let mut idle = None;
     let is_skipped = |metric: &ScaleResource| by_queues && metric.metric_name == REQUESTS;
-    for (place, metric) in metrics.iter().enumerate().filter(|(_, metric)| !is_skipped(metric)) {
+    for metric in metrics.iter().filter(|metric| !is_skipped(metric)) {
         let by_metric = match measure {
             Measurements::Samples if resource.traffic_mode == TrafficMode::External => {
                 return Err(Reason::TrafficModeExternal);
             }
             Measurements::Samples => check_request_count(metric, samples, listed)?,
-            Measurements::Readings(readings) => Some(check_reading(metric, readings.get(place))?),
+            Measurements::Readings(readings) => Some(check_reading(metric, readings)?),
         };
         // The metric that came closest to its threshold is the reason, a missing value last.
         idle = match (idle, by_metric) {
@@ -203,10 +203,7 @@ pub(crate) fn check_still_idle(metrics: &[ScaleResource], evidence: Evidence<'_>
     if metrics.is_empty() {
         return Err(Reason::NoMetrics);
     }
-    metrics
-        .iter()
-        .enumerate()
-        .try_for_each(|(place, metric)| check_reading(metric, readings.get(place)).map(drop))
+    metrics.iter().try_for_each(|metric| check_reading(metric, readings).map(drop))
 }
 
 /// Whether its queues and metrics with a target have said for `window` that there is nothing to do: for how long they have.
@@ -339,9 +336,9 @@ fn check_threshold(metric: &ScaleResource, value: f64) -> Result<Idle, Reason> {
     }
 }
 
-/// Whether another source's reading of one metric allows scaling to zero.
-fn check_reading(metric: &ScaleResource, reading: Option<&MetricReading>) -> Result<Idle, Reason> {
-    let Some(MetricReading { metric: name, value, coverage }) = reading else {
+/// Whether another source's readings of one metric allow scaling to zero.
+fn check_reading(metric: &ScaleResource, readings: &[MetricReading]) -> Result<Idle, Reason> {
+    let Some(MetricReading { metric: name, value, coverage }) = MetricReading::find(readings, metric) else {
         return Err(Reason::NoReading { metric: metric.wire_name().into() });
     };
     let idle = match value {

@@ -63,6 +63,14 @@ impl Case {
         })
     }
 
+    /// With another metric's reading before the others, if it has one.
+    fn with_first_reading(mut self, name: &str, value: Option<f64>) -> Self {
+        let readings = self.readings.get_or_insert_default();
+        let first = value.map(|value| reading(value, SampleCount::Count(41.0)));
+        readings.splice(..0, first.map(|reading| MetricReading { metric: name.into(), ..reading }));
+        self
+    }
+
     /// The same with a threshold above zero.
     fn counted(threshold: f64, change: impl FnOnce(&mut Self)) -> Self {
         Self::with(|case| {
@@ -441,6 +449,7 @@ fn every_rule_of_a_source_beside_the_dlxs() {
             "below_threshold",
             Case::with_reading(|case, reading| {
                 case.metrics = vec![ScaleResource { metric_name: "cpu".to_owned(), ..metric(WINDOW, 2.5) }];
+                reading.metric = "cpu_per_10m".into();
                 reading.value = MetricValue::Number(2.5);
             }),
         ),

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use daemon::members::registered::Registered;
-use scaler_types::{Resource, duration::short};
+use scaler_types::{Resource, ScaleResource, duration::short};
 
 /// The one metric the DLXs know: requests, and TCP connections where they do not know HTTP.
 pub(crate) const REQUESTS: &str = "requests";
@@ -129,7 +129,7 @@ pub(crate) enum SampleCount {
 pub(crate) enum Measurements<'a> {
     /// The samples of the DLXs: every request passes one.
     Samples,
-    /// The readings of another source, in the order of the metrics.
+    /// The readings of another source.
     Readings(&'a [MetricReading]),
 }
 
@@ -184,6 +184,16 @@ impl Sample {
     /// Requests within `window`, if it reported them.
     pub(crate) fn count(&self, window: Duration) -> Option<u64> {
         self.counts.iter().find(|(of_window, _)| *of_window == window).map(|(_, count)| *count)
+    }
+}
+
+// === impl MetricReading ===
+
+impl MetricReading {
+    /// The reading of one metric, whatever its place among them.
+    pub(crate) fn find<'a>(readings: &'a [Self], metric: &ScaleResource) -> Option<&'a Self> {
+        let name = metric.wire_name();
+        readings.iter().find(|reading| *reading.metric == *name)
     }
 }
 

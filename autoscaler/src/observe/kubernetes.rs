@@ -11,7 +11,7 @@ use daemon::{cluster::causes, flags::CommonFlags, settings::ObjectKind};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use kube::{Client, client::Body};
-use scaler_types::{Resource, Role, ScaleResource};
+use scaler_types::{Resource, Role};
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::{
     sync::{OnceCell, Semaphore},
@@ -23,7 +23,7 @@ use super::{
     Completeness, MetricReading, MetricValue, ResourceIndex,
     error::SourceError,
     index_by_name, quantity,
-    source::{ReadingTable, ReadingTables, RequestedMetric, ValueSlot},
+    source::{ReadingTable, ReadingTables, RequestedMetric, ValueSlot, wire_name},
 };
 use crate::http::{excerpt, percent_encode};
 
@@ -299,10 +299,6 @@ impl KubernetesSource {
     }
 }
 
-fn wire_name(name: &str, window: Duration) -> String {
-    ScaleResource { metric_name: name.to_owned(), window_size: window, threshold: 0.0 }.wire_name()
-}
-
 fn add(known: &mut ObjectValues, names: Option<&HashMap<&str, usize>>, values: Vec<ObjectMetric>) {
     let Some(names) = names else { return };
     for ObjectMetric { described_object, value, window_seconds } in values {
@@ -318,7 +314,7 @@ fn add(known: &mut ObjectValues, names: Option<&HashMap<&str, usize>>, values: V
 }
 
 fn table(name: &str, window: Duration, values: Result<ObjectValues, Arc<str>>) -> ReadingTable {
-    let metric: Arc<str> = wire_name(name, window).into();
+    let metric = wire_name(name, window);
     ReadingTable::new(move |place| {
         let (value, coverage) = match &values {
             // What the metric's name says, unless the API says otherwise.

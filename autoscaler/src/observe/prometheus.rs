@@ -21,14 +21,14 @@ use daemon::{
 };
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
-use scaler_types::{Resource, ScaleResource, duration};
+use scaler_types::{Resource, duration};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
     Completeness, MetricReading, MetricValue, ResourceIndex, SampleCount,
     error::SourceError,
     index_by_name,
-    source::{ReadingTable, ReadingTables, RequestedMetric, ValueSlot},
+    source::{ReadingTable, ReadingTables, RequestedMetric, ValueSlot, wire_name},
 };
 use crate::http::{Http, Roots, encode_form, excerpt, roots_for};
 
@@ -98,7 +98,7 @@ impl PrometheusSource {
         };
         for RequestedMetric { name, window } in wanted.iter().copied() {
             let Some(query) = settings.queries.get(name) else {
-                put((name.to_owned(), window), unknown_metric_table(settings, name));
+                put((name.to_owned(), window), unknown_metric_table(settings, name, window));
                 continue;
             };
             let needed = ScrapeBounds::new(window, settings.scrape_interval);
@@ -223,10 +223,10 @@ fn fill_query(text: &str, namespace: &str, window: Duration) -> String {
     text.replace("$window", &window).replace("$namespace", namespace)
 }
 
-fn unknown_metric_table(settings: &Settings, name: &str) -> ReadingTable {
+fn unknown_metric_table(settings: &Settings, name: &str, window: Duration) -> ReadingTable {
     let known: Vec<_> = settings.queries.keys().map(String::as_str).collect();
     let why = format!("no query for the metric {name:?}: metrics.queries has {}", known.join(", "));
-    ReadingTable::unknown_metric(why.into())
+    ReadingTable::unknown_metric(wire_name(name, window), why.into())
 }
 
 /// Each resource's value in an answer.
@@ -256,8 +256,7 @@ fn reading_table(
     values: Slots,
     scrapes: Slots,
 ) -> ReadingTable {
-    let metric = ScaleResource { metric_name: name.to_owned(), window_size: window, threshold: 0.0 };
-    let metric: Arc<str> = metric.wire_name().into();
+    let metric = wire_name(name, window);
     let ScrapeBounds { least: needed, most, .. } = ScrapeBounds::new(window, settings.scrape_interval);
     let idle = query.absent == Absent::Idle;
     ReadingTable::new(move |place| {

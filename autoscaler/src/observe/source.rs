@@ -7,7 +7,7 @@ use std::{
 };
 
 use daemon::settings::{MetricsSource, Prometheus, Settings};
-use scaler_types::{Resource, ScaleResource, TrafficMode, duration};
+use scaler_types::{Resource, ScaleResource, TrafficMode};
 
 use super::{
     Activity, Completeness, DlxReports, MetricReading, MetricValue, dlx,
@@ -181,6 +181,11 @@ fn shortest_scraped_window(settings: &Prometheus) -> Option<Duration> {
     settings.scrape_interval.checked_mul(MIN_SCRAPE_INTERVALS)
 }
 
+/// A metric's name on the wire.
+pub(super) fn wire_name(name: &str, window: Duration) -> Arc<str> {
+    ScaleResource { metric_name: name.to_owned(), window_size: window, threshold: 0.0 }.wire_name().into()
+}
+
 /// One resource's reading of a metric; `unread`: why there is none.
 fn read_table(
     tables: &ReadingTables,
@@ -192,7 +197,7 @@ fn read_table(
     let table = tables.get(name).and_then(|windows| windows.get(&window));
     table.map_or_else(
         || MetricReading {
-            metric: format!("{name}_per_{}", duration::short(window)).into(),
+            metric: wire_name(name, window),
             value: MetricValue::Failed(unread.into()),
             coverage: Completeness::Guaranteed,
         },
@@ -227,10 +232,10 @@ impl ReadingTable {
         (self.0)(place)
     }
 
-    /// The source has no such metric; `known`: what it has.
-    pub(super) fn unknown_metric(known: Arc<str>) -> Self {
+    /// The source has no metric of this wire name; `known`: what it has.
+    pub(super) fn unknown_metric(metric: Arc<str>, known: Arc<str>) -> Self {
         Self::new(move |_| MetricReading {
-            metric: "".into(),
+            metric: metric.clone(),
             value: MetricValue::Unknown(known.clone()),
             coverage: Completeness::Guaranteed,
         })

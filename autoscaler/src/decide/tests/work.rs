@@ -90,6 +90,21 @@ fn a_metric_beside_the_queues_keeps_them_awake() {
 }
 
 #[test]
+fn a_reading_counts_for_its_metric_wherever_it_is() {
+    let case = |requests: f64, jobs: Option<f64>| {
+        Case::with_reading(|case, reading| {
+            case.metrics[0].threshold = 5.0;
+            case.metrics.push(ScaleResource { metric_name: "jobs".to_owned(), ..metric(WINDOW, 0.0) });
+            reading.value = MetricValue::Number(requests);
+        })
+        .with_first_reading("jobs_per_10m", jobs)
+    };
+    assert_eq!(case(5.0, Some(0.0)).decide().name(), "scale_to_zero");
+    assert_eq!(case(0.0, Some(5.0)).decide().code(), "above_threshold");
+    assert_eq!(case(0.0, None).decide().code(), "no_value", "another metric's reading is none of it");
+}
+
+#[test]
 fn workers_that_go_by_a_metric_alone_need_no_dlx() {
     let by_metric = |value: f64, change: fn(&mut Case)| {
         let mut case = with_jobs_running(MetricValue::Number(value));
