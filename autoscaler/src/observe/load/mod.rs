@@ -4,6 +4,7 @@ mod history;
 
 use std::{collections::HashMap, sync::Arc};
 
+use bytes::Bytes;
 use daemon::{cluster::causes, members::Member};
 use scaler_types::ResourceId;
 use serde::{Deserialize, Serialize};
@@ -49,7 +50,10 @@ pub(crate) struct LoadReports {
     unknown: Option<Arc<str>>,
 }
 
-/// Asks every live DLX, all at once and each once, about these resources of this kind.
+/// About how many resources one question is: what their names take is far from what a DLX reads of a body.
+const MAX_ASKED_AT_ONCE: usize = 1_000;
+
+/// Asks every live DLX, all at once, about these resources of this kind.
 pub(crate) async fn query_load(members: &Members, kind: &str, resources: Vec<ResourceId>) -> LoadReports {
     let at = Instant::now();
     let mut reports = LoadReports { at, resources, answers: Vec::new(), unknown: None };
@@ -60,8 +64,11 @@ pub(crate) async fn query_load(members: &Members, kind: &str, resources: Vec<Res
             return reports;
         }
     };
-    let body = match serde_json::to_vec(&LoadQuestion { kind, resources: &reports.resources }) {
-        Ok(body) => bytes::Bytes::from(body),
+    let pieces = reports.resources.chunks(MAX_ASKED_AT_ONCE);
+    let bodies =
+        pieces.map(|resources| serde_json::to_vec(&LoadQuestion { kind, resources }).map(Bytes::from));
+    let bodies: Arc<[Bytes]> = match bodies.collect::<Result<Vec<_>, _>>() {
+        Ok(bodies) => bodies.into(),
         Err(error) => {
             reports.unknown = Some(error.to_string().into());
             return reports;
@@ -70,10 +77,9 @@ pub(crate) async fn query_load(members: &Members, kind: &str, resources: Vec<Res
     let mut questions = JoinSet::new();
     let asked = live.len();
     for member in live {
-        let (members, body) = (members.clone(), body.clone());
+        let (members, bodies) = (members.clone(), bodies.clone());
         questions.spawn(async move {
-            let answer = members.load(&member, body).await;
-            let samples = answer.and_then(|answer| parse(&member, &answer));
+            let samples = query_member(&members, &member, &bodies).await;
             (Arc::from(member.name), samples)
         });
     }
@@ -90,6 +96,20 @@ pub(crate) async fn query_load(members: &Members, kind: &str, resources: Vec<Res
         reports.unknown.get_or_insert_with(|| "a DLX did not answer".into());
     }
     reports
+}
+
+/// Asks one DLX, one question after the other.
+async fn query_member(
+    members: &Members,
+    member: &Member,
+    bodies: &[Bytes],
+) -> Result<HashMap<ResourceId, LoadSample>, Unreachable> {
+    let mut samples = HashMap::new();
+    for body in bodies {
+        let answer = members.load(member, body.clone()).await?;
+        samples.extend(parse(member, &answer)?);
+    }
+    Ok(samples)
 }
 
 fn parse(member: &Member, body: &[u8]) -> Result<HashMap<ResourceId, LoadSample>, Unreachable> {
@@ -128,3 +148,6 @@ impl LoadReports {
         history.observe(self.at, samples, unknown);
     }
 }
+
+#[cfg(test)]
+mod tests;
