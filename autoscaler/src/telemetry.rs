@@ -177,6 +177,7 @@ fn outcome(result: &Result<(), ScaleError>) -> &'static str {
         Ok(()) => "ok",
         Err(ScaleError::Conflict) => "conflict",
         Err(ScaleError::Retry { .. }) => "retry",
+        Err(ScaleError::Busy { .. }) => "busy",
         Err(ScaleError::Terminal { .. }) => "terminal",
         Err(ScaleError::Unsupported) => "unsupported",
     }

@@ -91,9 +91,16 @@ pub const SCALED_UP: EventReason = EventReason::normal("ScaledUp");
 /// To do: nothing.
 pub const SCALED_DOWN: EventReason = EventReason::normal("ScaledDown");
 
-/// A queue cannot be read, or changing the number of replicas, or waking the resource for a metric, failed; the message has the reason.
+/// Replicas are not removed yet, because those that could be removed have work; the message names them. Published once, until some are
+/// removed.
 ///
-/// To do: correct the reason: a broker that does not answer, wrong credentials, a missing right, an admission policy, a replica that
-/// does not answer its busy probe. The autoscaler tries again after growing pauses. A queue that fails for many workloads is
+/// To do: nothing. If it lasts, correct a busy probe that does not answer.
+pub const SCALE_DOWN_WAITS: EventReason = EventReason::normal("ScaleDownWaits");
+
+/// A queue cannot be read, or changing the number of replicas, or waking the resource for a metric, failed; or its workers are never
+/// scaled down, because their queue does not show the work in progress. The message has the reason.
+///
+/// To do: correct the reason: a broker that does not answer, wrong credentials, a missing right, an admission policy; or set what the
+/// message names. The autoscaler tries again after growing pauses. A queue that fails for many workloads is
 /// published on twenty of them.
 pub const NOT_SCALED: EventReason = EventReason::warning("NotScaled");

@@ -61,6 +61,15 @@ pub enum ScaleError {
         /// What went wrong.
         reason: String,
     },
+    /// The replicas that could be removed have work: nothing changed, and nothing is wrong.
+    #[error("{reason}; retry in {}", duration::short(*after))]
+    Busy {
+        /// How long to wait before another attempt.
+        #[serde(with = "duration::go")]
+        after: Duration,
+        /// Which have work, and how that is known.
+        reason: String,
+    },
     /// It cannot start without a change by the user: a missing program, a crash at start, an image that does not exist.
     #[error("{reason}")]
     Terminal {
@@ -107,7 +116,8 @@ mod tests {
         let after = Duration::from_secs(5);
         for error in [
             ScaleError::Conflict,
-            ScaleError::Retry { after, reason: "busy".to_owned() },
+            ScaleError::Retry { after, reason: "no answer".to_owned() },
+            ScaleError::Busy { after, reason: "it works".to_owned() },
             ScaleError::Terminal { reason: "no such program".to_owned() },
             ScaleError::Unsupported,
         ] {

@@ -50,6 +50,9 @@ pub struct Scaling {
     /// Its users accept that a queue whose source does not show work in progress counts as idle once nothing waits in it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub early_ack: bool,
+    /// Its users have paused it: it is woken, and its number of replicas does not change otherwise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
 }
 
 /// A metric of the namespace file's source with a target.
@@ -91,6 +94,7 @@ impl Scaling {
             last_scaled: None,
             has_busy_probe: false,
             early_ack: false,
+            paused: false,
         }
     }
 

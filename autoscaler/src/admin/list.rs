@@ -187,19 +187,26 @@ impl ListedResource {
             (Some(_), Some(last)) => at_most = Some(ago(now, last)),
             _ => {}
         }
+        let scaling = cycle.scaling.status(&resource.id).filter(|scaling| scaling.desired.is_some());
         Self {
             kind: kind.to_owned(),
             state: unreadable.map_or(state.name(), |_| "unknown"),
             since,
             at_least,
             at_most,
-            desired_replicas: cycle.scaling.status(&resource.id).and_then(|status| status.desired),
+            desired_replicas: scaling.as_ref().and_then(|scaling| scaling.desired),
             replicas: resource.replicas,
             in_flight: counts.map(|(in_flight, _)| in_flight),
             held: counts.map(|(_, held)| held),
             reason: match unreadable {
                 Some(why) => format!("cannot read what its plugin lists for it: {why}"),
-                None => reason(&resource, state, same),
+                None => match (reason(&resource, state, same), scaling) {
+                    // Why so many as well, and not more or fewer.
+                    (awake, Some(scaling)) if state == ScaleState::Awake => {
+                        format!("{awake}; {}", scaling.reason)
+                    }
+                    (reason, _) => reason,
+                },
             },
             namespace: resource.id.namespace,
             name: resource.id.name,

@@ -293,7 +293,7 @@ mod tests {
             "record": {"phase": "active", "reason": "woken by a request", "nonce": "00", "failed_wake": "no such image"}, "version": "7", "status": "",
             "rollout": {"revision": "f", "phase": "progressing", "status": "1 of 2 pods have the current template"},
             "decision": "keep", "code": "active", "reason": "active 3s ago, the window is 10m", "since": "12s",
-            "scaling": {"desired": 5, "reason": "messages is 95, 20 for each replica", "min_replicas": 1, "max_replicas": 30, "failed": null,
+            "scaling": {"desired": 5, "reason": "95 messages, 20 per replica: 5 replicas wanted", "min_replicas": 1, "max_replicas": 30, "failed": null,
                 "queues": [
                     {"queue": "beanstalkd://broker/mails", "waiting": 90, "in_flight": 5, "delayed": null, "error": null},
                     {"queue": "file:///jobs", "waiting": null, "in_flight": null, "delayed": null, "error": "no such folder"}]},
@@ -319,7 +319,7 @@ shop/statefulset/db (deployment): awake, no action: active 3s ago, the window is
   record                     active: woken by a request (nonce 00)
   last failed wake           no such image
   replicas                   2
-  desired replicas           5: messages is 95, 20 for each replica
+  desired replicas           5: 95 messages, 20 per replica: 5 replicas wanted
   limits                     1 to 30 while it is awake
   beanstalkd://broker/mails  90 waiting, 5 in flight, unknown delayed
   file:///jobs               not known: no such folder

@@ -199,7 +199,7 @@ mod tests {
             one
         };
         let mut scaled = one("b", 1, "scale_to_zero", "quiet");
-        scaled["scaling"] = json!({"desired": 3, "reason": "messages is 55, 20 for each replica"});
+        scaled["scaling"] = json!({"desired": 3, "reason": "55 messages, 20 per replica: 3 replicas wanted"});
         let leader = json!({"is_leader": true, "leader": "autoscaler-1", "members": [
             {"name": "a", "admin_address": "10.0.0.1:8091", "unreachable": null},
             {"name": "b", "admin_address": "10.0.0.2:8091", "unreachable": "no answer within 5s"},
@@ -227,7 +227,7 @@ last wake failed: 1
 woken too often: 1
   shop/a  deployment  woken 4 times in the last hour
 scaled by metrics: 1
-  shop/b  deployment  1 replicas, desired 3: messages is 55, 20 for each replica
+  shop/b  deployment  1 replicas, desired 3: 55 messages, 20 per replica: 3 replicas wanted
 unreadable: 1
   shop/f  deployment  because
 asleep: 1

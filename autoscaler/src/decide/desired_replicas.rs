@@ -15,6 +15,9 @@ use crate::telemetry::rounded;
 /// How far the load may be from what the current replicas are for, as a part of that, before their number changes.
 const TOLERANCE: f64 = 0.1;
 
+/// Why workers with `seconds-per-message` keep their number.
+const RATE_UNKNOWN: &str = "how many messages arrive, which seconds-per-message needs, is not known (Redis lists and folders never show it: remove seconds-per-message there)";
+
 /// What the number of replicas is decided by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ScalingInput<'a> {
@@ -39,12 +42,16 @@ pub(crate) struct ScalingInput<'a> {
 pub(crate) struct Load {
     /// Its name, for people.
     pub(crate) metric: Arc<str>,
+    /// It counts what its name says, as in `95 messages`.
+    pub(crate) is_count: bool,
     /// Its value, or the part of it that is known.
     pub(crate) value: f64,
     /// How much of it one replica is for.
     pub(crate) target: f64,
-    /// Why the value, or a part of it, is not known.
+    /// Why the value, or a part of it, is not known now.
     pub(crate) unknown: Option<Arc<str>>,
+    /// Why a part of it is never known, and what its users do about that.
+    pub(crate) not_shown: Option<Arc<str>>,
     /// It wakes a resource that is asleep. Requests do that by themselves.
     pub(crate) wakes: bool,
 }
@@ -67,6 +74,10 @@ pub(crate) struct DesiredReplicas {
 pub(crate) struct DecidingMetric {
     /// Its name, for people.
     pub(crate) metric: Arc<str>,
+    /// It counts what its name says.
+    is_count: bool,
+    /// How many replicas it asks for.
+    wanted: u32,
     /// Its value.
     pub(crate) value: f64,
     /// How much of it one replica is for.
@@ -92,6 +103,10 @@ pub(crate) enum Limit {
     Delay(Duration),
     /// A value that is not known might ask for more.
     Unknown(Arc<str>),
+    /// A value that is never known might ask for more, unless its users change something.
+    NotShown(Arc<str>),
+    /// Its users have paused it.
+    Paused,
 }
 
 /// How many replicas the resource should have.
@@ -102,8 +117,14 @@ pub(crate) fn desired_replicas(input: &ScalingInput<'_>) -> DesiredReplicas {
         Some(Compatibility::WorkerPodAutoscaler) => worker_pod_autoscaler::decide(input, strongest),
         None => decide(input, strongest),
     };
+    let (replicas, limit) = match input.current {
+        current if input.scaling.paused && current > 0 && current != replicas => (current, Limit::Paused),
+        _ => (replicas, limit),
+    };
     let by = strongest.map(|load| DecidingMetric {
         metric: load.metric.clone(),
+        is_count: load.is_count,
+        wanted: load.replicas(),
         value: load.value,
         target: load.target,
     });
@@ -144,11 +165,11 @@ fn decide(input: &ScalingInput<'_>, strongest: Option<&Load>) -> (u32, Limit) {
     if wanted == stays {
         return (wanted, limit);
     }
-    if let Some(why) = input.loads.iter().find_map(Load::why_unknown) {
-        return (stays, Limit::Unknown(why));
+    if let Some(limit) = unknown(input) {
+        return (stays, limit);
     }
     if throughput.is_none() {
-        return (stays, Limit::Unknown("how many messages arrive is not known".into()));
+        return (stays, Limit::Unknown(RATE_UNKNOWN.into()));
     }
     if let Some(limit) = delay(scaling, Some(input.since_scaled.unwrap_or_default())) {
         return (stays, limit);
@@ -170,6 +191,13 @@ fn throughput(input: &ScalingInput<'_>) -> Option<u32> {
     };
     let rate = input.arriving_per_minute.filter(|rate| rate.is_finite() && *rate >= 0.0)?;
     Some(whole(seconds * rate / 60.0))
+}
+
+/// The value that might ask for more replicas, if there is one. One that is never known does so also when all others are known.
+fn unknown(input: &ScalingInput<'_>) -> Option<Limit> {
+    let unknown = || input.loads.iter().find_map(Load::why_unknown).map(Limit::Unknown);
+    let not_shown = || input.loads.iter().find_map(|load| load.not_shown.clone()).map(Limit::NotShown);
+    unknown().or_else(not_shown)
 }
 
 /// Why a step down has to wait, if so. `since_scaled`: none allows it.
@@ -241,47 +269,67 @@ impl Limit {
             Self::Disruption(_) => "max_disruption",
             Self::Delay(_) => "scale_down_delay",
             Self::Unknown(_) => "unknown",
+            Self::NotShown(_) => "not_shown",
+            Self::Paused => "paused",
         }
     }
 }
 
-impl fmt::Display for Limit {
+// === impl DecidingMetric ===
+
+impl fmt::Display for DecidingMetric {
+    /// `95 messages, 20 per replica: 5 replicas wanted`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::None => Ok(()),
-            Self::Tolerance => f.write_str("close enough to the current number"),
-            Self::Min(min) => write!(f, "not fewer: the fewest while it is awake are {min}"),
-            Self::Throughput(floor) => {
-                write!(f, "not fewer: {floor} keep up with the messages that arrive")
-            }
-            Self::Max(max) => write!(f, "not more: the most are {max}"),
-            Self::Disruption(Disruption::Replicas(most)) => {
-                write!(f, "not fewer yet: one step down removes {most} at most")
-            }
-            Self::Disruption(Disruption::Percent(most)) => {
-                write!(f, "not fewer yet: one step down removes {most}% at most")
-            }
-            Self::Delay(left) => {
-                write!(f, "not fewer for another {}, the scale-down delay", short(rounded(*left)))
-            }
-            Self::Unknown(why) => write!(f, "not fewer: {why}"),
+        let Self { metric, is_count, wanted, value, target } = self;
+        let value = (value * 100.0).round() / 100.0;
+        match is_count {
+            true => write!(f, "{value} {metric}, ")?,
+            false => write!(f, "{metric} is {value}, ")?,
         }
+        match *target == f64::MAX {
+            true => f.write_str("one replica for any number")?,
+            false => write!(f, "{target} per replica")?,
+        }
+        write!(f, ": {} wanted", count_replicas(*wanted))
     }
+}
+
+/// `1 replica`, `5 replicas`.
+pub(crate) fn count_replicas(replicas: u32) -> String {
+    format!("{replicas} {}", if replicas == 1 { "replica" } else { "replicas" })
 }
 
 // === impl DesiredReplicas ===
 
 impl fmt::Display for DesiredReplicas {
+    /// Why so many, and why not more or fewer.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.by {
-            Some(DecidingMetric { metric, value, target }) => {
-                write!(f, "{metric} is {}, {target} for each replica", (value * 100.0).round() / 100.0)?;
-            }
+        let Self { replicas, by, limit, .. } = self;
+        match by {
+            Some(by) => by.fmt(f)?,
             None => f.write_str("no value of its metrics is known")?,
         }
-        match self.limit {
+        match limit {
             Limit::None => Ok(()),
-            ref limit => write!(f, "; {limit}"),
+            Limit::Tolerance => write!(f, "; stays at {replicas}, which is close enough"),
+            Limit::Min(1) => f.write_str("; raised to 1, the fewest while it is awake"),
+            Limit::Min(min) => write!(f, "; raised to {min} by min-replicas"),
+            Limit::Throughput(floor) => {
+                write!(f, "; raised to {floor}, which keep up with the messages that arrive")
+            }
+            Limit::Max(max) => write!(f, "; limited to {max} by max-replicas"),
+            Limit::Disruption(Disruption::Replicas(most)) => {
+                write!(f, "; {replicas} for now: max-disruption lets one step down remove {most}")
+            }
+            Limit::Disruption(Disruption::Percent(most)) => {
+                write!(f, "; {replicas} for now: max-disruption lets one step down remove {most}%")
+            }
+            Limit::Delay(left) => {
+                let left = short(rounded(*left));
+                write!(f, "; stays at {replicas} for another {left} by scale-down-delay")
+            }
+            Limit::Unknown(why) | Limit::NotShown(why) => write!(f, "; stays at {replicas}: {why}"),
+            Limit::Paused => write!(f, "; stays at {replicas} while it is paused"),
         }
     }
 }

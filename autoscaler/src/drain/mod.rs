@@ -93,7 +93,7 @@ impl DrainAttempt {
         let mut live = BTreeMap::new();
         let mut questions: JoinSet<(String, DrainAnswer)> = JoinSet::new();
         let mut why = RevertReason::Changed;
-        let mut failure = None;
+        let (mut failure, mut busy) = (None, false);
         let outcome = loop {
             let input = match order {
                 DrainOrder::Write { expected, mut record } => {
@@ -143,7 +143,13 @@ impl DrainAttempt {
                         Ok(version) => {
                             let scaled =
                                 self.plugin.set_scale(&self.scale_request(resource, version, record)).await;
-                            scaled.map_err(|error| classify_error(error, "scale", &mut failure))
+                            scaled.map_err(|error| match error {
+                                ScaleError::Busy { reason, .. } => {
+                                    (why, busy) = (RevertReason::NotIdle(reason), true);
+                                    Unwritten::Unknown
+                                }
+                                error => classify_error(error, "scale", &mut failure),
+                            })
                         }
                         Err(error) => Err(classify_error(error, "scale", &mut failure)),
                     };
@@ -156,6 +162,8 @@ impl DrainAttempt {
         match (outcome, failure) {
             (Outcome::Asleep, _) => DrainOutcome::Committed,
             (Outcome::Reverted, None) => DrainOutcome::Reverted(why),
+            // The plugin says that nothing was written.
+            (Outcome::Unknown, None) if busy => DrainOutcome::Reverted(why),
             // Also a revert that could not be written: the next cycle finds the draining record and reverts it.
             (Outcome::Reverted | Outcome::Unknown, failure) => {
                 DrainOutcome::Failed(failure.unwrap_or_else(|| {
@@ -214,9 +222,14 @@ impl DrainAttempt {
             Some(seen.record.clone())
         });
         let Some(record) = record else { return DrainOutcome::Reverted(RevertReason::Changed) };
+        let mut why = RevertReason::Changed;
+        if !self.may_go_on(resource, &mut why) {
+            return DrainOutcome::Reverted(why);
+        }
         match self.plugin.set_scale(&self.scale_request(resource, resource.version.clone(), record)).await {
             Ok(()) => DrainOutcome::Committed,
             Err(ScaleError::Conflict) => DrainOutcome::Reverted(RevertReason::Changed),
+            Err(ScaleError::Busy { reason, .. }) => DrainOutcome::Reverted(RevertReason::NotIdle(reason)),
             Err(error) => DrainOutcome::Failed(format!("scaling to zero: {error}").into()),
         }
     }

@@ -3,7 +3,7 @@
 mod switchover;
 
 use http::StatusCode;
-use scaler_types::Phase;
+use scaler_types::{Phase, Scaling};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -381,4 +381,42 @@ async fn in_traffic_mode_external_no_dlx_is_asked() {
     site.store.put(external);
     assert_eq!(site.run().await, DrainOutcome::Reverted(RevertReason::Changed));
     site.is(Phase::Waking, 1);
+}
+
+#[tokio::test]
+async fn in_traffic_mode_external_work_in_progress_and_a_stop_keep_it_awake() {
+    let mut site = Site::new();
+    let mut external = site.store.get("hello");
+    external.traffic_mode = TrafficMode::External;
+    external.scaling = Some(Scaling { queues: vec!["test://jobs".to_owned()], ..Scaling::up_to(3) });
+    site.store.put(external.clone());
+    site.scaling = ScalingTable::with_messages(&external, 3);
+    let DrainOutcome::Reverted(RevertReason::NotIdle(why)) = site.run().await else { panic!("it has work") };
+    assert!(why.contains("3 messages waiting"), "{why}");
+    site.scaling = ScalingTable::with_messages(&external, 0);
+    site.stop.cancel();
+    assert_eq!(site.run().await, DrainOutcome::Reverted(RevertReason::Stopping));
+    assert_eq!(site.calls(), Vec::<&str>::new());
+    site.is(Phase::Active, 1);
+    site.stop = CancellationToken::new();
+    let after = Duration::from_secs(5);
+    let busy = ScaleError::Busy { after, reason: "1 of its 1 pods may have work".to_owned() };
+    site.store.set(|store| store.refuse_scale = Some(busy));
+    let why = "1 of its 1 pods may have work".to_owned();
+    assert_eq!(site.run().await, DrainOutcome::Reverted(RevertReason::NotIdle(why)));
+    site.store.set(|store| store.refuse_scale = None);
+    assert_eq!(site.run().await, DrainOutcome::Committed);
+}
+
+/// The plugin asks the replicas at the commit. It is no failure, for which a user should look.
+#[tokio::test]
+async fn a_replica_that_has_work_reverts() {
+    let site = Site::new();
+    let _dlx = site.dlx(confirmed);
+    let reason = "1 of its 1 pods may have work".to_owned();
+    let busy = ScaleError::Busy { after: Duration::from_secs(5), reason: reason.clone() };
+    site.store.set(|store| store.refuse_scale = Some(busy));
+    assert_eq!(site.run().await, DrainOutcome::Reverted(RevertReason::NotIdle(reason)));
+    site.is(Phase::Active, 1);
+    assert!(site.store.get("hello").record.reason.contains("may have work"));
 }

@@ -533,13 +533,13 @@ impl<T> RetryPause<T> {
             Err(ScaleError::Terminal { .. } | ScaleError::Unsupported) => {
                 BACKOFF_TERMINAL.pause_after(attempts)
             }
-            Err(ScaleError::Retry { after, .. }) => {
+            Err(ScaleError::Retry { after, .. } | ScaleError::Busy { after, .. }) => {
                 BACKOFF.pause_after(attempts).max(*after).min(MAX_RETRY_PAUSE)
             }
             _ => BACKOFF.pause_after(attempts),
         };
         let failed = result.as_ref().err().map(|error| match error {
-            ScaleError::Retry { reason, .. } => reason.as_str().into(),
+            ScaleError::Retry { reason, .. } | ScaleError::Busy { reason, .. } => reason.as_str().into(),
             error => error.to_string().into(),
         });
         Self { what, attempts, until: now + pause, failed, conflict: *result == Err(ScaleError::Conflict) }

@@ -9,7 +9,7 @@ use daemon::{
 use plugin_host::RunningPlugin;
 use scaler_types::{
     Nonce, Resource, ResourceId, ScaleError, ScaleRequest, Target, Version,
-    protocol::{Step, transition},
+    protocol::{self, transition},
 };
 use tokio::{
     task::{Id, JoinError},
@@ -18,10 +18,11 @@ use tokio::{
 
 use super::{
     ReplicaScaler,
-    resource::{ScaleAction, is_counted_by_dlxs},
+    resource::{FinishedStep, ScaleAction, Step, is_counted_by_dlxs},
     table::{Inner, context},
 };
 use crate::{
+    decide::desired_replicas::count_replicas,
     observe::{
         load::{LoadHistory, query_load},
         members::Members,
@@ -53,15 +54,24 @@ impl ReplicaScaler {
         let table = self.table.clone();
         let now = Instant::now();
         let active = self.active.borrow().clone();
-        let mut due = Vec::new();
+        let (mut due, mut finished, mut not_shown) = (Vec::new(), Vec::new(), Vec::new());
         {
             let mut inner = table.inner();
             let Inner { resources, queues } = &mut *inner;
             let context = context(queues, now, &active.settings);
             for id in std::mem::take(&mut self.dirty) {
-                let action = resources.get_mut(&id).and_then(|scaled| scaled.evaluate(context));
+                let Some(scaled) = resources.get_mut(&id) else { continue };
+                let action = scaled.evaluate(context);
+                finished.extend(scaled.take_finished().map(|step| (id.clone(), step)));
+                not_shown.extend(scaled.take_not_shown().map(|why| (id.clone(), why)));
                 due.extend(action.map(|action| (id, action)));
             }
+        }
+        for (id, step) in finished {
+            self.report_step(&id, step);
+        }
+        for (id, why) in not_shown {
+            self.reporter.report(&id, events::NOT_SCALED, format!("Not scaled down: {why}"));
         }
         for (id, action) in due {
             match action {
@@ -158,13 +168,17 @@ impl ReplicaScaler {
         let table = self.table.clone();
         let mut inner = table.inner();
         let scaled = inner.resources.get_mut(&id);
-        let lowered = action.lowers(before);
-        let is_new =
-            scaled.is_some_and(|scaled| scaled.record_call(Instant::now(), &version, lowered, &result));
+        let is_new = scaled
+            .is_some_and(|scaled| scaled.record_call(Instant::now(), &version, (&action, before), &result));
         self.context.metrics.count_replica_change(action_name(&action, before), &result);
         match result {
-            Ok(()) => self.report(&id, &action, before),
+            Ok(()) => self.report_wake(&id, &action),
             Err(ScaleError::Conflict) => {}
+            Err(ScaleError::Busy { reason, .. }) if is_new => {
+                tracing::info!(resource = %id, reason, "not scaled down yet: its replicas have work");
+                let message = format!("Not scaled down from {before} yet: {reason}");
+                self.reporter.report(&id, events::SCALE_DOWN_WAITS, message);
+            }
             Err(error) if is_new => {
                 tracing::warn!(resource = %id, %error, "failed to change its replicas; retrying");
                 let (event, what) = match (&action, &error) {
@@ -180,21 +194,31 @@ impl ReplicaScaler {
         }
     }
 
-    fn report(&self, id: &ResourceId, action: &ScaleAction, before: u32) {
-        match action {
-            ScaleAction::Resize { to, reason } => {
-                tracing::info!(resource = %id, replicas = to, before, reason, "scaled");
-                let (event, way) = match *to > before {
-                    true => (events::SCALED_UP, "up"),
-                    false => (events::SCALED_DOWN, "down"),
-                };
-                self.reporter.report(id, event, format!("Scaled {way} from {before} to {to}: {reason}"));
-            }
-            ScaleAction::Wake { replicas, reason, .. } => {
-                tracing::info!(resource = %id, replicas, reason, "woke the resource");
-                self.reporter.report(id, events::WOKEN, format!("Woken with {replicas} replicas: {reason}"));
-            }
+    /// Reports a wake. A change of the number of replicas is reported when it is listed: it may be smaller than requested.
+    fn report_wake(&self, id: &ResourceId, action: &ScaleAction) {
+        if let ScaleAction::Wake { replicas, reason, .. } = action {
+            tracing::info!(resource = %id, replicas, reason, "woke the resource");
+            let replicas = count_replicas(*replicas);
+            let message = format!("Woken with {replicas}: {}", reason.trim_start_matches("woken: "));
+            self.reporter.report(id, events::WOKEN, message);
         }
+    }
+
+    fn report_step(&self, id: &ResourceId, FinishedStep { step, replicas }: FinishedStep) {
+        let Step { before, to, reason } = step;
+        // Another writer may have changed it since.
+        let left = replicas.checked_sub(to).filter(|left| *left > 0 && replicas < before);
+        let (replicas, busy) = match left {
+            Some(1) => (replicas, "; 1 more replica has work and stays for now".to_owned()),
+            Some(left) => (replicas, format!("; {left} more replicas have work and stay for now")),
+            None => (to, String::new()),
+        };
+        tracing::info!(resource = %id, replicas, before, reason, "scaled");
+        let (event, way) = match to > before {
+            true => (events::SCALED_UP, "up"),
+            false => (events::SCALED_DOWN, "down"),
+        };
+        self.reporter.report(id, event, format!("Scaled {way} from {before} to {replicas}: {reason}{busy}"));
     }
 }
 
@@ -218,7 +242,7 @@ async fn resize(
     reason: &str,
     deadline: Duration,
 ) -> Result<(), ScaleError> {
-    let record = transition(&protocol_seen(&resource), Step::Resize, Nonce::fresh(), reason);
+    let record = transition(&protocol_seen(&resource), protocol::Step::Resize, Nonce::fresh(), reason);
     let (Some(record), Some(to)) = (record, NonZeroU32::new(to)) else { return Err(ScaleError::Conflict) };
     let busy = match members {
         None => Vec::new(),

@@ -46,7 +46,7 @@ use crate::{
 };
 use calls::{CallResult, RunningCall};
 use polls::MetricReadings;
-use resource::{ScaledResource, is_counted_by_dlxs, source_metrics};
+use resource::{ScaledResource, has_request_target, source_metrics};
 pub(crate) use table::{ScalingStatus, ScalingTable};
 
 /// How many workloads get an Event when their queues cannot be read.
@@ -309,7 +309,7 @@ impl Wanted {
         });
         let scaled = || inner.resources.values().filter(|scaled| scaled.resource.scaling.is_some());
         let mut loads: Vec<_> = scaled()
-            .filter(|scaled| is_counted_by_dlxs(&scaled.resource))
+            .filter(|scaled| has_request_target(&scaled.resource))
             .map(|scaled| scaled.resource.id.clone())
             .collect();
         loads.sort();

@@ -1,5 +1,7 @@
 //! One resource whose replicas are chosen here, or that is to be woken: its state, and what is due. Pure: takes the time as an argument.
 
+mod queue_totals;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use daemon::{
@@ -7,13 +9,14 @@ use daemon::{
     wakes::{WakeFor, WakeSlot},
 };
 use scaler_types::{
-    Phase, Record, Resource, ScaleError, Scaling, TrafficMode, Version, backoff::Backoff, duration::short,
+    Phase, Record, Resource, RolloutPhase, ScaleError, Scaling, TrafficMode, Version, backoff::Backoff,
+    duration::short,
 };
 use tokio::time::Instant;
 
 use crate::{
     decide::{
-        desired_replicas::{DesiredReplicas, Load, ScalingInput, desired_replicas},
+        desired_replicas::{DesiredReplicas, Limit, Load, ScalingInput, desired_replicas},
         has_no_requests,
     },
     interception::is_up,
@@ -22,9 +25,10 @@ use crate::{
         load::LoadHistory,
         queues::{QueueHistory, QueueNotIdle},
         shortest_window,
-        work::{SHOW_IN_FLIGHT, Work, WorkNotIdle},
+        work::{Work, WorkNotIdle},
     },
 };
+use queue_totals::{QueueTotals, queue_totals, shows_work};
 
 /// After a call that failed.
 const RETRY_PAUSE: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
@@ -54,10 +58,16 @@ pub(super) struct ScaledResource {
     failures: Option<FailedCalls>,
     /// Why the last call failed.
     pub(super) failed: Option<Arc<str>>,
+    /// Why its replicas are not lowered yet: those that could be removed have work.
+    pub(super) busy: Option<Arc<str>>,
+    /// What its users have to change before it is lowered, as it was reported.
+    not_shown: Option<Arc<str>>,
     /// Another writer was faster: nothing is lowered before the next reading.
     only_raises: bool,
-    /// This version was written over, which is not listed yet.
-    written: Option<(Version, Instant)>,
+    /// A write that is not listed yet.
+    written: Option<UnlistedWrite>,
+    /// A change of its replicas that is listed and not reported yet.
+    finished: Option<FinishedStep>,
     /// Since when it has not been known when it was scaled last.
     unstamped: Option<Instant>,
     /// Its place among the wakes, until it is up.
@@ -73,6 +83,32 @@ struct FailedCalls {
     pause: Option<Instant>,
     /// The pauses after them.
     backoff: Backoff,
+}
+
+/// A write that is not listed yet.
+#[derive(Debug)]
+struct UnlistedWrite {
+    /// It was written over this version.
+    over: Version,
+    at: Instant,
+    /// The change of the number of replicas, if it was one.
+    step: Option<Step>,
+}
+
+/// A change of the number of replicas, as it was requested.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Step {
+    pub(super) before: u32,
+    pub(super) to: u32,
+    pub(super) reason: String,
+}
+
+/// What came of one.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct FinishedStep {
+    pub(super) step: Step,
+    /// How many replicas there are: more than requested where some have work.
+    pub(super) replicas: u32,
 }
 
 /// What evaluating a resource needs besides its own state.
@@ -122,6 +158,13 @@ pub(super) fn source_metrics(resource: &Resource, shortest: Option<Duration>) ->
     metrics
 }
 
+/// Whether it is scaled by requests that the DLXs count.
+pub(super) fn has_request_target(resource: &Resource) -> bool {
+    let has_target =
+        |scaling: &Scaling| scaling.in_flight_per_replica.is_some() || scaling.requests_per_replica.is_some();
+    is_counted_by_dlxs(resource) && resource.scaling.as_ref().is_some_and(has_target)
+}
+
 /// Whether the DLXs count its requests while it is awake.
 pub(super) fn is_counted_by_dlxs(resource: &Resource) -> bool {
     resource.traffic_mode == TrafficMode::Always && !has_no_requests(resource)
@@ -148,8 +191,11 @@ impl ScaledResource {
             calling: false,
             failures: None,
             failed: None,
+            busy: None,
+            not_shown: None,
             only_raises: false,
             written: None,
+            finished: None,
             unstamped: None,
             starting: None,
         }
@@ -205,17 +251,41 @@ impl ScaledResource {
                 since_scaled,
             })
         });
-        if let Some((written, at)) = &self.written
-            && *written == self.resource.version
-            && now.saturating_duration_since(*at) < VISIBLE_WITHIN
-        {
-            return None;
+        if let Some(written) = self.written.take() {
+            let is_listed = written.over != self.resource.version;
+            if !is_listed && now.saturating_duration_since(written.at) < VISIBLE_WITHIN {
+                self.written = Some(written);
+                return None;
+            }
+            let listed = |step: &Step| if is_listed { self.resource.replicas } else { step.to };
+            self.finished = written
+                .step
+                .map(|step| FinishedStep { replicas: listed(&step), step })
+                .or(self.finished.take());
         }
-        self.written = None;
+        if self.desired.as_ref().is_none_or(|desired| desired.replicas >= self.resource.replicas) {
+            self.busy = None;
+        }
         if self.calling || self.resource.record.format > Record::FORMAT {
             return None;
         }
         self.due_action().filter(|action| !self.is_paused(action))
+    }
+
+    /// The change of its replicas that is to be reported now.
+    pub(super) fn take_finished(&mut self) -> Option<FinishedStep> {
+        self.finished.take()
+    }
+
+    /// What its users have to change before it is lowered, if that is to be reported now: once, until it is another.
+    pub(super) fn take_not_shown(&mut self) -> Option<Arc<str>> {
+        let why = match self.desired.as_ref().map(|desired| &desired.limit) {
+            Some(Limit::NotShown(why)) => why.clone(),
+            _ => return None,
+        };
+        let is_new = self.not_shown.as_ref() != Some(&why);
+        self.not_shown = Some(why.clone());
+        is_new.then_some(why)
     }
 
     /// Whether such a call failed a short time ago. One that lowers says nothing of a wake or a step up.
@@ -247,7 +317,17 @@ impl ScaledResource {
                     .then(|| ScaleAction::Resize { to, reason: desired.to_string() })
                     .filter(|_| replicas > 0)
             }
-            Phase::Asleep | Phase::Failed | Phase::Draining => None,
+            Phase::Failed => {
+                let desired = desired.as_ref()?;
+                // Its wake failed, and it came up since: as any that is awake it goes on by the rule.
+                let is_ready =
+                    resource.rollout.as_ref().is_some_and(|rollout| rollout.phase == RolloutPhase::Complete);
+                let is_due = is_ready || desired.has_work && is_up(resource);
+                let reason = format!("it came up after its last wake had failed: {desired}");
+                let (replicas, wake_for) = (desired.replicas.max(1), WakeFor::Failover);
+                is_due.then_some(ScaleAction::Wake { replicas, reason, wake_for })
+            }
+            Phase::Asleep | Phase::Draining => None,
         }
     }
 
@@ -269,10 +349,18 @@ impl ScaledResource {
     fn loads(&self, scaling: &Scaling, context: RuleContext<'_>) -> Vec<Load> {
         let mut loads = Vec::new();
         if !scaling.queues.is_empty() {
-            let QueueTotals { messages, unknown, .. } = queue_totals(scaling, context);
+            let QueueTotals { messages, unknown, not_shown, .. } = queue_totals(scaling, context);
             // Without a target any number of messages is for one replica.
             let target = scaling.messages_per_replica.unwrap_or(f64::MAX);
-            loads.push(Load { metric: "messages".into(), value: messages, target, unknown, wakes: true });
+            loads.push(Load {
+                metric: "messages".into(),
+                is_count: true,
+                value: messages,
+                target,
+                unknown,
+                not_shown,
+                wakes: true,
+            });
         }
         loads.extend(self.request_loads(scaling, context));
         loads.extend(self.source_loads(context));
@@ -301,7 +389,15 @@ impl ScaledResource {
         with_target
             .filter_map(|((metric, target), value)| {
                 let unknown = load.as_ref().err().cloned();
-                Some(Load { metric: metric.into(), value, target: target?, unknown, wakes: false })
+                Some(Load {
+                    metric: metric.into(),
+                    is_count: true,
+                    value,
+                    target: target?,
+                    unknown,
+                    not_shown: None,
+                    wakes: false,
+                })
             })
             .collect()
     }
@@ -328,7 +424,8 @@ impl ScaledResource {
                 };
                 let name = format!("{} in {}", metric.name, short(metric.window));
                 let wakes = !metric.is_requests;
-                Load { metric: name.into(), value, target: metric.target, unknown, wakes }
+                let (metric, target) = (name.into(), metric.target);
+                Load { metric, is_count: false, value, target, unknown, not_shown: None, wakes }
             })
             .collect()
     }
@@ -375,98 +472,61 @@ impl ScaledResource {
     /// When to evaluate it again, if nothing changes before.
     pub(super) fn again(&self) -> Option<Instant> {
         let starting = self.starting.as_ref().map(|(_, until)| *until);
-        let written = self.written.as_ref().map(|(_, at)| *at + VISIBLE_WITHIN);
+        let written = self.written.as_ref().map(|written| written.at + VISIBLE_WITHIN);
         let pause = self.failures.as_ref().and_then(|failures| failures.pause);
         pause.into_iter().chain(starting).chain(written).min()
     }
 
-    /// A call has ended, which lowered the number of replicas or did not; whether its error is a new one.
+    /// A call on this version has ended; `before`: the replicas that there were. Whether its error is a new one.
     pub(super) fn record_call(
         &mut self,
         now: Instant,
         version: &Version,
-        lowered: bool,
+        (action, before): (&ScaleAction, u32),
         result: &Result<(), ScaleError>,
     ) -> bool {
         self.calling = false;
         if result.is_err() {
             self.starting = None;
         }
+        let written = |step| Some(UnlistedWrite { over: version.clone(), at: now, step });
         let backoff = match result {
             Ok(()) => {
-                (self.failures, self.failed) = (None, None);
-                self.written = Some((version.clone(), now));
+                (self.failures, self.failed, self.busy) = (None, None, None);
+                self.written = written(match action {
+                    ScaleAction::Resize { to, reason } => {
+                        Some(Step { before, to: *to, reason: reason.clone() })
+                    }
+                    ScaleAction::Wake { .. } => None,
+                });
                 return false;
             }
             Err(ScaleError::Conflict) => {
                 self.only_raises = true;
-                self.written = Some((version.clone(), now));
+                self.written = written(None);
                 return false;
             }
             Err(ScaleError::Terminal { .. } | ScaleError::Unsupported) => TERMINAL_PAUSE,
-            Err(ScaleError::Retry { .. }) => RETRY_PAUSE,
+            Err(ScaleError::Retry { .. } | ScaleError::Busy { .. }) => RETRY_PAUSE,
         };
+        let lowered = action.lowers(before);
         let before = self.failures.take().filter(|failures| failures.lowered == lowered);
         let mut backoff = before.map_or(backoff, |failures| failures.backoff);
         let mut pause = backoff.next_pause();
-        if let Err(ScaleError::Retry { after, .. }) = result {
+        if let Err(ScaleError::Retry { after, .. } | ScaleError::Busy { after, .. }) = result {
             pause = pause.max(*after);
         }
         self.failures = Some(FailedCalls { lowered, pause: Some(now + pause), backoff });
+        if let Err(ScaleError::Busy { reason, .. }) = result {
+            // Nothing is wrong, however often that is, and whichever they are.
+            self.failed = None;
+            return self.busy.replace(reason.as_str().into()).is_none();
+        }
         let why = result.as_ref().err().map(|error| Arc::from(error.to_string()));
         let is_new = self.failed != why;
         self.failed = why;
         is_new
     }
-}
-
-/// What all queues of a resource hold together.
-struct QueueTotals {
-    /// Waiting and in flight, as far as is known.
-    messages: f64,
-    arriving_per_minute: Option<f64>,
-    idle_consumers: Option<u64>,
-    /// Why that is not all.
-    unknown: Option<Arc<str>>,
-}
-
-fn queue_totals(scaling: &Scaling, context: RuleContext<'_>) -> QueueTotals {
-    let mut totals =
-        QueueTotals { messages: 0.0, arriving_per_minute: Some(0.0), idle_consumers: Some(0), unknown: None };
-    for queue in &scaling.queues {
-        let history = context.queues.get(queue);
-        let reading = match history.map(|history| history.reading(context.now)) {
-            Some(Ok(reading)) => reading,
-            other => {
-                let why = other.and_then(Result::err).unwrap_or_else(|| "it has not been read yet".into());
-                totals.unknown.get_or_insert_with(|| format!("cannot read {queue}: {why}").into());
-                (totals.arriving_per_minute, totals.idle_consumers) = (None, None);
-                continue;
-            }
-        };
-        let messages = reading.waiting.unwrap_or(0).saturating_add(reading.in_flight.unwrap_or(0));
-        #[expect(clippy::cast_precision_loss, reason = "to the nearest of 2^53 is exact enough")]
-        let messages = messages as f64;
-        totals.messages += messages;
-        if reading.waiting.is_none() {
-            let why = || format!("the broker of {queue} does not say what waits in it").into();
-            totals.unknown.get_or_insert_with(why);
-        } else if !history.is_some_and(|history| shows_work(scaling, history, context.now)) {
-            totals.unknown.get_or_insert_with(|| format!("{queue}: {SHOW_IN_FLIGHT}").into());
-        }
-        let add = |total: f64| Some(total + reading.arriving_per_minute?);
-        totals.arriving_per_minute = totals.arriving_per_minute.and_then(add);
-        let add = |total: u64| Some(total.saturating_add(reading.idle_consumers?));
-        totals.idle_consumers = totals.idle_consumers.and_then(add);
-    }
-    totals
-}
-
-/// Whether it can be known that the workers of a queue are done.
-fn shows_work(scaling: &Scaling, history: &QueueHistory, now: Instant) -> bool {
-    scaling.has_busy_probe
-        || scaling.early_ack
-        || history.reading(now).is_ok_and(|reading| reading.in_flight.is_some())
 }
 
 /// A reading's value, and why it, or a part of its window, is not known.

@@ -41,7 +41,7 @@ pub(crate) struct ScalingStatus {
     /// What keeps it from having as many as the metric asks for, in one word.
     limit: Option<&'static str>,
     /// Why this number, and why not more or fewer.
-    reason: String,
+    pub(crate) reason: String,
     /// Why the last change failed, if it did.
     failed: Option<Arc<str>>,
     min_replicas: u32,
@@ -149,7 +149,11 @@ impl Inner {
             value: by.map(|by| by.value),
             target: by.map(|by| by.target),
             limit: desired.map(|desired| desired.limit.code()),
-            reason: desired.map_or_else(|| "not known yet".to_owned(), ToString::to_string),
+            reason: match (desired, &scaled.busy) {
+                (None, _) => "not known yet".to_owned(),
+                (Some(desired), None) => desired.to_string(),
+                (Some(desired), Some(busy)) => format!("{desired}; not lowered yet: {busy}"),
+            },
             failed: scaled.failed.clone(),
             min_replicas: scaling.min_replicas,
             max_replicas: scaling.max_replicas,

@@ -77,7 +77,7 @@ async fn a_message_wakes_more_raise_and_none_lower_to_one() {
     let record = site.store.get("mailer").record;
     assert_eq!(
         (record.phase, &*record.reason),
-        (Phase::Active, "woken: messages is 55, 20 for each replica")
+        (Phase::Active, "woken: 55 messages, 20 per replica: 3 replicas wanted")
     );
     site.broker.put(QUEUE, 300);
     site.until_replicas("mailer", 15).await;
@@ -97,9 +97,9 @@ async fn a_message_wakes_more_raise_and_none_lower_to_one() {
     assert_eq!(
         site.events(),
         [
-            ("Woken", "Woken with 3 replicas: woken: messages is 55, 20 for each replica"),
-            ("ScaledUp", "Scaled up from 3 to 15: messages is 300, 20 for each replica"),
-            ("ScaledDown", "Scaled down from 15 to 1: messages is 0, 20 for each replica; not fewer: the fewest while it is awake are 1"),
+            ("Woken", "Woken with 3 replicas: 55 messages, 20 per replica: 3 replicas wanted"),
+            ("ScaledUp", "Scaled up from 3 to 15: 300 messages, 20 per replica: 15 replicas wanted"),
+            ("ScaledDown", "Scaled down from 15 to 1: 0 messages, 20 per replica: 0 replicas wanted; raised to 1, the fewest while it is awake"),
         ]
         .map(|(reason, message)| (reason.to_owned(), message.to_owned()))
     );
@@ -111,22 +111,13 @@ async fn a_broker_that_fails_changes_nothing() {
     (awake.record.phase, awake.replicas) = (Phase::Active, 7);
     let site = Site::start([awake, workers("sleeper")]);
     site.broker.state().refused.insert(QUEUE.to_owned());
-    let reads = |count: usize| {
-        let broker = site.broker.clone();
-        async move {
-            while broker.state().reads.len() < count {
-                #[expect(clippy::disallowed_methods, reason = "the clock of the test moves by this")]
-                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-            }
-        }
-    };
-    reads(12).await;
+    site.broker.until_reads(12).await;
     site.broker.state().refused.clear();
     // It answers, and too late to say anything.
     site.broker.state().takes = std::time::Duration::from_secs(11);
     site.broker.state().waiting.insert(QUEUE.to_owned(), 500);
     let so_far = site.broker.state().reads.len();
-    reads(so_far + 20).await;
+    site.broker.until_reads(so_far + 20).await;
     assert_eq!(site.store.inner().calls, Vec::<&str>::new());
     let said = "Cannot read test://mails, so it is not scaled by it: connection refused";
     let events = site.events();
@@ -254,4 +245,80 @@ async fn a_step_down_names_the_busy_replicas_and_waits_while_they_are_not_known(
     assert_eq!(site.store.get("web").replicas, 5);
     site.until_replicas("web", 2).await;
     assert_eq!(site.store.inner().busy, ["pod-1", "pod-2"]);
+}
+
+/// Awake workers of the queue, changed last an hour ago.
+fn awake(name: &str, replicas: u32) -> Resource {
+    let mut resource = workers(name);
+    (resource.record.phase, resource.replicas) = (Phase::Active, replicas);
+    resource.scaling.as_mut().unwrap().last_scaled = Some(1);
+    resource
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_smaller_step_down_is_reported_as_it_was_made_and_one_that_waits_once() {
+    let site = Site::start([awake("mailer", 9)]);
+    site.store.set(|store| store.working = 4);
+    site.broker.put(QUEUE, 20);
+    site.until_replicas("mailer", 4).await;
+    let wanted = "20 messages, 20 per replica: 1 replica wanted";
+    let made = format!("Scaled down from 9 to 4: {wanted}; 3 more replicas have work and stay for now");
+    // Those that are left have work, whenever the plugin asks them.
+    site.store.comes_to(|store| store.calls.len() >= 5).await;
+    let reports: Vec<_> = site.store.inner().reports.iter().map(|(_, event)| event.clone()).collect();
+    assert_eq!((&*reports[0].reason, &*reports[0].message), ("ScaledDown", &*made));
+    let waits = "Not scaled down from 4 yet: 4 of its 4 pods may have work (call 2)";
+    assert_eq!((&*reports[1].reason, &*reports[1].message), ("ScaleDownWaits", waits));
+    assert_eq!((reports.len(), reports[1].severity), (2, scaler_types::Severity::Normal));
+    let reason = site.table.status(&id("mailer")).unwrap().reason;
+    assert!(reason.contains("1 replica wanted; not lowered yet: 4 of its 4"), "{reason}");
+    site.store.set(|store| store.working = 0);
+    site.until_replicas("mailer", 1).await;
+    site.store.comes_to(|store| store.reports.len() == 3).await;
+    assert_eq!(site.events()[2].1, format!("Scaled down from 4 to 1: {wanted}"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn workers_that_are_never_scaled_down_get_an_event_that_names_the_fix() {
+    let mut mailer = awake("mailer", 9);
+    mailer.keep_awake = "it is scaled between its limits and not to zero".to_owned();
+    let site = Site::start([mailer]);
+    site.broker.state().in_flight = None;
+    let reads = site.broker.state().reads.len();
+    site.broker.put(QUEUE, 0);
+    site.store.comes_to(|store| !store.reports.is_empty()).await;
+    site.broker.until_reads(reads + 5).await;
+    let events = site.events();
+    assert_eq!(events.len(), 1, "once: {events:?}");
+    assert_eq!(events[0].0, "NotScaled");
+    let fix = "set scaler.dev/busy-probe, or scaler.dev/early-ack: accepted";
+    assert!(
+        events[0].1.starts_with("Not scaled down: test://mails") && events[0].1.contains(fix),
+        "{events:?}"
+    );
+    assert_eq!(site.store.inner().calls, Vec::<&str>::new());
+}
+
+/// By the real clock: the DLX is a real server.
+#[tokio::test]
+async fn the_dlxs_are_asked_about_resources_with_a_target_for_requests_alone() {
+    let with_hosts = |name: &str, scaling| {
+        let mut resource = Resource::new(id(name));
+        (resource.hosts, resource.replicas) = (vec![format!("{name}.test")], 1);
+        resource.scaling = Some(scaling);
+        resource
+    };
+    let queue =
+        Scaling { queues: vec![QUEUE.to_owned()], messages_per_replica: Some(20.0), ..Scaling::up_to(30) };
+    let counted = Scaling { requests_per_replica: Some(100.0), ..queue.clone() };
+    let mut external = with_hosts("external", counted.clone());
+    external.traffic_mode = scaler_types::TrafficMode::WhenAsleep;
+    let site = Site::start([with_hosts("web", counted), with_hosts("mailer", queue), external]);
+    let (sender, mut asked) = mpsc::unbounded_channel();
+    let _dlx = Dlx::start(site.state.path(), move |member, request| {
+        drop(sender.send(request.body.clone()));
+        load(member, 0, 0, 0, &json!({}))
+    });
+    let asked = asked.recv().await.unwrap();
+    assert_eq!(asked["resources"], json!([{"namespace": "demo", "name": "web"}]));
 }

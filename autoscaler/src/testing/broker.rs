@@ -9,13 +9,17 @@ use std::{
 use daemon::plugin_manager::MetricSources;
 use plugin_host::{CallError, CallFuture, RunningMetricSource};
 use scaler_types::{QueueError, QueueReading};
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 /// A source of which the test says what it answers, by a clock that the test moves.
 pub(crate) struct Broker {
     schemes: Vec<String>,
     state: Mutex<BrokerState>,
     told: Notify,
+    read: watch::Sender<usize>,
 }
 
 /// What a [`Broker`] holds and how it behaves.
@@ -38,8 +42,8 @@ pub(crate) struct BrokerState {
 
 impl Default for Broker {
     fn default() -> Self {
-        let (state, told) = Default::default();
-        Self { schemes: vec!["test".to_owned()], state, told }
+        let (state, told, read) = Default::default();
+        Self { schemes: vec!["test".to_owned()], state, told, read }
     }
 }
 
@@ -47,6 +51,11 @@ impl Broker {
     /// What it holds and how it behaves.
     pub(crate) fn state(&self) -> MutexGuard<'_, BrokerState> {
         self.state.lock().unwrap()
+    }
+
+    /// Waits until so many readings have begun.
+    pub(crate) async fn until_reads(&self, count: usize) {
+        self.read.subscribe().wait_for(|reads| *reads >= count).await.unwrap();
     }
 
     /// What the call that waits for messages answers.
@@ -90,6 +99,7 @@ impl RunningMetricSource for Broker {
             let takes = {
                 let mut state = self.state();
                 state.reads.push((Instant::now(), queues.to_vec()));
+                self.read.send_replace(state.reads.len());
                 state.takes
             };
             #[expect(clippy::disallowed_methods, reason = "the test moves its clock")]

@@ -50,6 +50,8 @@ pub(crate) struct Inner {
     pub(crate) refuse_scale: Option<ScaleError>,
     /// What is started ends at once, with this reason.
     pub(crate) ends_at_once: Option<&'static str>,
+    /// How many replicas have work: no step down removes them.
+    pub(crate) working: u32,
     /// The busy replicas that the last `set_scale` named.
     pub(crate) busy: Vec<String>,
     /// The events that were published, with their resources.
@@ -244,6 +246,15 @@ impl Store {
 // === impl Inner ===
 
 impl Inner {
+    /// A step down would have to remove replicas that have work. Each time they are others.
+    fn why_busy(&self, request: &ScaleRequest) -> Option<ScaleError> {
+        let replicas = self.resources.get(&request.id)?.replicas;
+        let lowers = matches!(request.target, Target::Exactly(to) if to.get() < replicas);
+        let reason = format!("{replicas} of its {replicas} pods may have work (call {})", self.calls.len());
+        let after = Duration::from_secs(5);
+        (lowers && replicas <= self.working).then_some(ScaleError::Busy { after, reason })
+    }
+
     fn next(&mut self) -> Version {
         self.version += 1;
         Version(self.version.to_string())
@@ -349,13 +360,14 @@ impl RunningPlugin for Store {
                 let mut inner = self.inner();
                 inner.calls.push("set_scale");
                 inner.busy.clone_from(&request.busy);
-                match inner.refuse_scale.clone() {
+                let working = inner.working;
+                match inner.refuse_scale.clone().or_else(|| inner.why_busy(request)) {
                     Some(error) => Err(error),
                     None => inner.set(&request.id, &request.version, &request.record).map(|resource| {
                         resource.replicas = match request.target {
                             Target::Zero => 0,
                             Target::AtLeast(replicas) => resource.replicas.max(replicas),
-                            Target::Exactly(replicas) => replicas.get(),
+                            Target::Exactly(replicas) => replicas.get().max(working.min(resource.replicas)),
                         };
                     }),
                 }

@@ -131,7 +131,7 @@ async fn scale(
             Err(ScaleError::Unsupported) => {
                 return Ended::Failed(WakeOutcome::Refused, "its plugin cannot scale it".to_owned());
             }
-            Err(ScaleError::Retry { after, reason }) => {
+            Err(ScaleError::Retry { after, reason } | ScaleError::Busy { after, reason }) => {
                 tracing::warn!(resource = %resource.key.id, kind = %resource.key.kind, %reason, "wake attempt failed; retrying");
                 resource.update(|view| view.last_error = Some(reason.clone()));
                 let again = Instant::now() + after.max(backoff.next_pause());

@@ -86,7 +86,7 @@ async fn a_commit_that_a_busy_pod_prevents_leaves_the_selector_key_as_it_is() {
     scene.annotate("web", "scaler.dev/busy-probe", "http://:9/busy").await;
     let web = until(&leader, "web", |web| web.version != before).await;
     let zero = request("web", Target::Zero, &web.version, record(Phase::Asleep, 7));
-    let Err(ScaleError::Retry { reason, .. }) = leader.set_scale(&zero).await else { panic!("it is busy") };
+    let Err(ScaleError::Busy { reason, .. }) = leader.set_scale(&zero).await else { panic!("it is busy") };
     assert!(reason.contains("web-1: its busy probe failed"), "{reason}");
     assert_eq!((scene.replicas("web").await, key(&scene).await), (3, json!("1")));
 }

@@ -157,10 +157,18 @@ fn marked(names: &[&str]) -> BTreeMap<String, String> {
     names.iter().map(|name| ((*name).to_owned(), CHEAPEST.to_owned())).collect()
 }
 
-fn reason(result: Result<(), ScaleError>) -> String {
+/// Why it is to be tried again, though no pod has work.
+fn failure(result: Result<(), ScaleError>) -> String {
     match result {
         Err(ScaleError::Retry { reason, .. }) => reason,
         other => panic!("it is to be tried again: {other:?}"),
+    }
+}
+
+fn reason(result: Result<(), ScaleError>) -> String {
+    match result {
+        Err(ScaleError::Busy { reason, .. }) => reason,
+        other => panic!("they have work: {other:?}"),
     }
 }
 
@@ -383,7 +391,7 @@ async fn without_the_right_to_mark_pods_the_step_is_as_large_and_without_the_rig
     scene.grant("unarmed", json!([reads, writes, lists])).await;
     let account = |name: &str| User::service_account(NAMESPACE, name);
     let blind = scene.plugin_of(Role::Autoscaler, &account("blind"), "{}").await;
-    let why = reason(resize(&blind, &one(&blind, "mailer").await, 1).await);
+    let why = failure(resize(&blind, &one(&blind, "mailer").await, 1).await);
     assert!(why.contains("listing the pods of shop/mailer") && why.contains("forbidden"), "{why}");
     assert_eq!(count(&scene, "Deployment").await, 3);
     let unarmed = scene.plugin_of(Role::Autoscaler, &account("unarmed"), "{}").await;
@@ -408,7 +416,7 @@ async fn a_pod_that_changes_meanwhile_is_asked_again() {
     );
     let mailer = until(&leader, "mailer", |mailer| mailer.replicas == 2).await;
     let _always = scene.cluster.faults().refuse(patches(), u32::MAX, Refusal::Unavailable);
-    let why = reason(resize(&leader, &mailer, 1).await);
+    let why = failure(resize(&leader, &mailer, 1).await);
     assert_eq!(why, "its pods changed while they were chosen");
     assert_eq!(count(&scene, "Deployment").await, 2);
 }

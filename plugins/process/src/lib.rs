@@ -252,7 +252,7 @@ impl ProcessScaler {
             if process.folder.alive(run)?
                 && let Some(reason) = ready::busy(probe).await
             {
-                return Err(ScaleError::Retry { after: Duration::from_secs(1), reason });
+                return Err(ScaleError::Busy { after: Duration::from_secs(1), reason });
             }
         }
         Ok(())

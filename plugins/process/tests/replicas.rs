@@ -155,7 +155,7 @@ async fn a_busy_process_is_not_scaled_to_zero() {
     fs::write(&busy, "a job").unwrap();
     let awake = resource(&scaler, "hello").await;
     match scale(&scaler, "hello", Phase::Asleep).await {
-        Err(ScaleError::Retry { reason, .. }) => {
+        Err(ScaleError::Busy { reason, .. }) => {
             assert!(reason.contains("answered 200: it is busy"), "{reason}")
         }
         other => panic!("{other:?}"),

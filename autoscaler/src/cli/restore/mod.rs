@@ -415,7 +415,11 @@ async fn restore_resource(plugin: &dyn RunningPlugin, request: &RestoreRequest) 
     loop {
         let pause = match plugin.restore(request).await {
             Err(ScaleError::Conflict) if attempts < MAX_ATTEMPTS => Duration::ZERO,
-            Err(ScaleError::Retry { after, .. }) if attempts < MAX_ATTEMPTS => after,
+            Err(ScaleError::Retry { after, .. } | ScaleError::Busy { after, .. })
+                if attempts < MAX_ATTEMPTS =>
+            {
+                after
+            }
             ended => return ended,
         };
         #[expect(clippy::disallowed_methods, reason = "a failed attempt is retried after a growing pause")]

@@ -13,7 +13,15 @@ fn percent(percent: u32) -> Disruption {
 }
 
 fn messages(value: f64, target: f64) -> Load {
-    Load { metric: "messages".into(), value, target, unknown: None, wakes: true }
+    Load {
+        metric: "messages".into(),
+        is_count: true,
+        value,
+        target,
+        unknown: None,
+        not_shown: None,
+        wakes: true,
+    }
 }
 
 fn limits(min: u32, max: u32, disruption: Disruption) -> Scaling {
@@ -150,22 +158,27 @@ fn where_that_is_a_fault_the_default_differs() {
 #[test]
 fn the_largest_metric_decides_and_its_reason_is_shown() {
     let scaling = limits(2, 10, percent(50));
-    let mut loads =
-        vec![messages(55.0, 20.0), Load { metric: "in flight".into(), wakes: false, ..messages(9.0, 2.0) }];
+    let mut loads = vec![
+        messages(55.0, 20.0),
+        Load { metric: "lag in 1m".into(), is_count: false, wakes: false, ..messages(9.0, 2.0) },
+    ];
     let decided = desired_replicas(&input(&scaling, 2, &loads));
     assert_eq!((decided.replicas, decided.has_work), (5, true));
-    assert_eq!(decided.to_string(), "in flight is 9, 2 for each replica");
+    assert_eq!(decided.to_string(), "lag in 1m is 9, 2 per replica: 5 replicas wanted");
     loads[0].value = 0.0;
     assert!(!desired_replicas(&input(&scaling, 2, &loads)).has_work, "requests wake by themselves");
     loads[1].value = 1000.0;
     let decided = desired_replicas(&input(&scaling, 2, &loads));
     assert_eq!(decided.replicas, 10);
-    assert_eq!(decided.to_string(), "in flight is 1000, 2 for each replica; not more: the most are 10");
+    assert_eq!(
+        decided.to_string(),
+        "lag in 1m is 1000, 2 per replica: 500 replicas wanted; limited to 10 by max-replicas"
+    );
     loads[1].value = 0.0;
     let decided = desired_replicas(&input(&scaling, 2, &loads));
     assert_eq!(
         decided.to_string(),
-        "in flight is 0, 2 for each replica; not fewer: the fewest while it is awake are 2"
+        "lag in 1m is 0, 2 per replica: 0 replicas wanted; raised to 2 by min-replicas"
     );
     let decided = desired_replicas(&input(&scaling, 9, &loads));
     assert_eq!((decided.replicas, decided.limit), (4, Limit::Disruption(percent(50))));
@@ -208,6 +221,135 @@ fn messages_that_arrive_set_a_floor() {
     let given = ScalingInput { arriving_per_minute: Some(300.0), ..input(&scaling, 8, &loads) };
     let decided = desired_replicas(&given);
     assert_eq!((decided.replicas, decided.limit), (3, Limit::Throughput(3)));
+}
+
+/// A sentence for each limit: how many are wanted, and why not more or fewer.
+#[test]
+fn each_limit_has_its_sentence() {
+    let sentence = |scaling: Scaling, current, loads: &[Load], since| {
+        let since_scaled = Some(Duration::from_secs(since));
+        desired_replicas(&ScalingInput { since_scaled, ..input(&scaling, current, loads) }).to_string()
+    };
+    let count = |value| messages(value, 20.0);
+    let limited = |max| limits(0, max, ALL);
+    let with_rate = Scaling { seconds_per_message: Some(0.5), ..limited(30) };
+    let paused = Scaling { paused: true, ..limited(30) };
+    let away = Load { unknown: Some("cannot read test://a: refused".into()), ..count(20.0) };
+    let hidden = Load { not_shown: Some("test://a: set early-ack".into()), ..count(20.0) };
+    for (scaling, current, load, since, expected) in [
+        (limited(30), 0, count(95.0), 3600, "95 messages, 20 per replica: 5 replicas wanted"),
+        (limited(30), 1, count(3.0), 3600, "3 messages, 20 per replica: 1 replica wanted"),
+        (
+            limited(30),
+            0,
+            messages(3.0, f64::MAX),
+            3600,
+            "3 messages, one replica for any number: 1 replica wanted",
+        ),
+        (
+            limited(4),
+            1,
+            count(95.0),
+            3600,
+            "95 messages, 20 per replica: 5 replicas wanted; limited to 4 by max-replicas",
+        ),
+        (
+            limited(30),
+            5,
+            count(105.0),
+            3600,
+            "105 messages, 20 per replica: 6 replicas wanted; stays at 5, which is close enough",
+        ),
+        (
+            limited(30),
+            3,
+            count(0.0),
+            3600,
+            "0 messages, 20 per replica: 0 replicas wanted; raised to 1, the fewest while it is awake",
+        ),
+        (
+            limits(2, 30, ALL),
+            3,
+            count(0.0),
+            3600,
+            "0 messages, 20 per replica: 0 replicas wanted; raised to 2 by min-replicas",
+        ),
+        (
+            limited(30),
+            9,
+            count(20.0),
+            60,
+            "20 messages, 20 per replica: 1 replica wanted; stays at 9 for another 4m by scale-down-delay",
+        ),
+        (
+            limits(0, 30, percent(25)),
+            9,
+            count(20.0),
+            3600,
+            "20 messages, 20 per replica: 1 replica wanted; 6 for now: max-disruption lets one step down remove 25%",
+        ),
+        (
+            limits(0, 30, Disruption::Replicas(2)),
+            9,
+            count(20.0),
+            3600,
+            "20 messages, 20 per replica: 1 replica wanted; 7 for now: max-disruption lets one step down remove 2",
+        ),
+        (
+            limited(30),
+            9,
+            away.clone(),
+            3600,
+            "20 messages, 20 per replica: 1 replica wanted; stays at 9: cannot read test://a: refused",
+        ),
+        (
+            limited(30),
+            9,
+            hidden,
+            3600,
+            "20 messages, 20 per replica: 1 replica wanted; stays at 9: test://a: set early-ack",
+        ),
+        (
+            with_rate,
+            9,
+            count(20.0),
+            3600,
+            "20 messages, 20 per replica: 1 replica wanted; stays at 9: how many messages arrive, which seconds-per-message needs, is not known (Redis lists and folders never show it: remove seconds-per-message there)",
+        ),
+        (
+            paused,
+            9,
+            count(20.0),
+            3600,
+            "20 messages, 20 per replica: 1 replica wanted; stays at 9 while it is paused",
+        ),
+    ] {
+        assert_eq!(sentence(scaling, current, &[load], since), expected);
+    }
+    let none = Load { unknown: Some("not read yet".into()), ..messages(f64::NAN, 20.0) };
+    assert_eq!(
+        sentence(limited(30), 9, &[none], 3600),
+        "no value of its metrics is known; stays at 9: not read yet"
+    );
+    let both = [Load { not_shown: Some("never".into()), ..count(20.0) }, away];
+    assert!(sentence(limited(30), 9, &both, 3600).ends_with("refused"), "what is wrong now comes first");
+}
+
+#[test]
+fn a_paused_resource_keeps_its_number_and_is_woken() {
+    for compatibility in [None, WPA] {
+        let scaling = Scaling { paused: true, ..limits(2, 10, ALL) };
+        let decide = |current, value| {
+            let loads = [messages(value, 20.0)];
+            desired_replicas(&ScalingInput { compatibility, ..input(&scaling, current, &loads) })
+        };
+        for (current, value) in [(5, 0.0), (5, 190.0), (1, 20.0), (20, 500.0)] {
+            let decided = decide(current, value);
+            assert_eq!((decided.replicas, decided.limit), (current, Limit::Paused), "{current}, {value}");
+        }
+        let woken = decide(0, 190.0);
+        assert_eq!((woken.replicas, woken.has_work), (10, true), "{compatibility:?}");
+    }
 }
 
 fn any_number() -> impl Strategy<Value = f64> {

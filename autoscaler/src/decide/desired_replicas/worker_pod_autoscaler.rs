@@ -4,7 +4,7 @@
 //! arrive, and the fewest replicas, count without any message that waits; all workers are idle only where exactly as many wait as there
 //! are; one that was never scaled may be scaled down at once; a rate that is not known counts as none.
 
-use super::{Limit, Load, ScalingInput, TOLERANCE, delay, removable, throughput};
+use super::{Limit, Load, ScalingInput, TOLERANCE, delay, removable, throughput, unknown};
 
 /// The replicas that it wants, and what limits them.
 pub(super) fn decide(input: &ScalingInput<'_>, strongest: Option<&Load>) -> (u32, Limit) {
@@ -38,8 +38,8 @@ pub(super) fn decide(input: &ScalingInput<'_>, strongest: Option<&Load>) -> (u32
     if wanted >= current {
         return (wanted, limit);
     }
-    if let Some(why) = input.loads.iter().find_map(Load::why_unknown) {
-        return (current, Limit::Unknown(why));
+    if let Some(limit) = unknown(input) {
+        return (current, limit);
     }
     match delay(scaling, input.since_scaled) {
         Some(limit) => (current, limit),

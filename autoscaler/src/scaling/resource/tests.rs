@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use scaler_types::{QueueReading, ScalingMetric};
+use scaler_types::{QueueReading, Rollout, ScalingMetric};
 
 use super::*;
 use crate::{decide::desired_replicas::Limit, observe::Completeness, testing::id};
@@ -54,9 +54,24 @@ impl Workers {
 
     /// A call was refused, which a pause follows.
     fn refuse(&mut self, lowered: bool) {
+        self.end_call(lowered, &Err(ScaleError::Terminal { reason: "a policy refuses it".to_owned() }));
+    }
+
+    /// A step down to one has ended, or a wake.
+    fn end_call(&mut self, lowered: bool, result: &Result<(), ScaleError>) -> bool {
         let version = self.scaled.resource.version.clone();
-        let refused = Err(ScaleError::Terminal { reason: "a policy refuses it".to_owned() });
-        self.scaled.record_call(self.now, &version, lowered, &refused);
+        let action = match lowered {
+            true => ScaleAction::Resize { to: 1, reason: "few messages".to_owned() },
+            false => ScaleAction::Wake { replicas: 1, reason: String::new(), wake_for: WakeFor::Request },
+        };
+        self.scaled.record_call(self.now, &version, (&action, 9), result)
+    }
+
+    /// The plugin lists it with so many replicas, and another version.
+    fn list(&mut self, replicas: u32) {
+        let mut listed = self.scaled.resource.clone();
+        (listed.replicas, listed.version) = (replicas, Version(format!("{}+", listed.version.0)));
+        self.scaled.update(listed);
     }
 
     fn evaluate(&mut self) -> Option<ScaleAction> {
@@ -125,7 +140,10 @@ fn what_is_due_depends_on_the_phase() {
         (Phase::Waking, 9, 90, None),
         (Phase::Waking, 0, 90, None),
         (Phase::Draining, 2, 90, None),
-        (Phase::Failed, 2, 90, None),
+        // Its wake failed, and it came up since, as far as is known.
+        (Phase::Failed, 2, 90, Some((5, true))),
+        (Phase::Failed, 9, 90, Some((5, true))),
+        (Phase::Failed, 9, 0, None),
         (Phase::Active, 40, 900, Some((30, false))),
     ] {
         let mut workers = Workers::new(phase, replicas);
@@ -172,10 +190,7 @@ fn a_wake_has_a_reason_and_the_fewest_replicas() {
     else {
         panic!("no wake");
     };
-    assert_eq!(
-        reason,
-        "woken: messages is 1, 20 for each replica; not fewer: the fewest while it is awake are 3"
-    );
+    assert_eq!(reason, "woken: 1 messages, 20 per replica: 1 replica wanted; raised to 3 by min-replicas");
     // A user's wish needs no metric, and no target.
     workers.queues.clear();
     assert_eq!(workers.due(), None);
@@ -329,10 +344,9 @@ fn after_a_conflict_nothing_is_lowered_before_the_next_reading() {
     let mut workers = Workers::new(Phase::Active, 9);
     workers.read(20, Some(0));
     assert_eq!(workers.due(), Some((1, false)));
-    let version = workers.scaled.resource.version.clone();
     workers.scaled.calling = true;
     assert_eq!(workers.due(), None, "a call is under way");
-    assert!(!workers.scaled.record_call(workers.now, &version, true, &Err(ScaleError::Conflict)));
+    assert!(!workers.end_call(true, &Err(ScaleError::Conflict)));
     assert_eq!(workers.due(), None, "this version is known to be old");
     workers.scaled.resource.version = Version("2".to_owned());
     assert_eq!(workers.due(), None);
@@ -347,10 +361,9 @@ fn after_a_conflict_nothing_is_lowered_before_the_next_reading() {
 fn a_call_that_fails_is_made_again_after_growing_pauses() {
     let mut workers = Workers::new(Phase::Asleep, 0);
     workers.read(20, Some(0));
-    let version = workers.scaled.resource.version.clone();
     let terminal = Err(ScaleError::Terminal { reason: "no such image".to_owned() });
-    assert!(workers.scaled.record_call(workers.now, &version, false, &terminal), "a new error is reported");
-    assert!(!workers.scaled.record_call(workers.now, &version, false, &terminal), "and the same not again");
+    assert!(workers.end_call(false, &terminal), "a new error is reported");
+    assert!(!workers.end_call(false, &terminal), "and the same not again");
     let mut pauses = BTreeMap::new();
     for second in 0..70 {
         workers.read(20, Some(0));
@@ -360,14 +373,14 @@ fn a_call_that_fails_is_made_again_after_growing_pauses() {
     let first = pauses.iter().find(|(_, due)| **due).map(|(second, _)| *second);
     assert!(first.is_some_and(|second| (47..=60).contains(&second)), "{first:?}");
     // A user who changes what is asked for may have corrected it.
-    let failed = Err(ScaleError::Retry { after: Duration::from_secs(50), reason: "busy".to_owned() });
-    workers.scaled.record_call(workers.now, &version, false, &failed);
+    let failed = Err(ScaleError::Retry { after: Duration::from_secs(50), reason: "no answer".to_owned() });
+    workers.end_call(false, &failed);
     assert_eq!(workers.due(), None);
     let mut changed = workers.scaled.resource.clone();
     changed.scaling.as_mut().unwrap().max_replicas = 5;
     workers.scaled.update(changed);
     assert_eq!(workers.due(), Some((1, true)));
-    workers.scaled.record_call(workers.now, &version, false, &Ok(()));
+    workers.end_call(false, &Ok(()));
     assert_eq!(workers.due(), None, "what was written is not listed yet");
     workers.pass(10);
     workers.read(20, Some(0));
@@ -418,4 +431,105 @@ fn a_wake_that_failed_delays_every_call_but_one_that_a_user_asks_for() {
     changed.wake_now = "scaler.dev/wake-now: 2".to_owned();
     workers.scaled.update(changed);
     assert_eq!(workers.due(), Some((1, true)));
+}
+
+#[test]
+fn one_that_comes_up_after_its_wake_failed_goes_on_by_the_rule() {
+    let rollout =
+        |phase| Some(Rollout { revision: "1".to_owned(), phase, status: String::new(), deadline: None });
+    let mut workers = Workers::new(Phase::Failed, 9);
+    for phase in [RolloutPhase::Progressing, RolloutPhase::Overdue] {
+        workers.scaled.resource.rollout = rollout(phase);
+        workers.read(500, Some(0));
+        assert_eq!(workers.due(), None, "it is not ready");
+    }
+    workers.scaled.resource.rollout = rollout(RolloutPhase::Complete);
+    let Some(ScaleAction::Wake { replicas: 25, reason, .. }) = workers.evaluate() else {
+        panic!("it is ready, and has messages")
+    };
+    assert!(reason.starts_with("it came up after its last wake had failed: 500 messages"), "{reason}");
+    // Also without a message: else it would keep nine.
+    workers.read(0, Some(0));
+    assert_eq!(workers.due(), Some((1, true)));
+    workers.refuse(false);
+    assert_eq!(workers.due(), None, "a wake that fails is made again after a pause");
+}
+
+#[test]
+fn a_paused_resource_is_woken_and_not_resized() {
+    for (phase, replicas, waiting, expected) in [
+        (Phase::Active, 3, 500, None),
+        (Phase::Active, 3, 0, None),
+        (Phase::Active, 40, 900, None),
+        (Phase::Waking, 1, 500, None),
+        (Phase::Asleep, 0, 90, Some((5, true))),
+    ] {
+        let mut workers = Workers::new(phase, replicas);
+        workers.scaling().paused = true;
+        workers.read(waiting, Some(0));
+        assert_eq!(workers.due(), expected, "{phase} with {replicas} and {waiting} messages");
+    }
+}
+
+#[test]
+fn replicas_that_have_work_are_reported_once_and_are_no_failure() {
+    let busy = |names: &str| {
+        let after = Duration::from_secs(5);
+        Err(ScaleError::Busy { after, reason: format!("2 of its 9 pods may have work ({names})") })
+    };
+    let mut workers = Workers::new(Phase::Active, 9);
+    workers.read(20, Some(0));
+    assert_eq!(workers.due(), Some((1, false)));
+    assert!(workers.end_call(true, &busy("a, b")), "the first is reported");
+    assert_eq!(workers.due(), None, "it is asked again after a pause");
+    assert!(!workers.end_call(true, &busy("a, c")), "others, or fewer, are not");
+    assert_eq!((workers.scaled.failed.clone(), workers.scaled.busy.is_some()), (None, true));
+    workers.read(300, Some(0));
+    assert_eq!(workers.due(), Some((15, false)));
+    assert_eq!(workers.scaled.busy, None, "nothing waits for them any more");
+    workers.read(20, Some(0));
+    assert!(workers.end_call(true, &busy("a, b")), "it is news again");
+    workers.end_call(true, &Ok(()));
+    assert_eq!(workers.scaled.busy, None);
+}
+
+#[test]
+fn a_step_is_reported_as_it_is_listed() {
+    let step = |replicas| {
+        let step = Step { before: 9, to: 1, reason: "few messages".to_owned() };
+        Some(FinishedStep { step, replicas })
+    };
+    // Four have work, and the plugin removed the others. It lists that before or after the call ends.
+    let mut workers = Workers::new(Phase::Active, 9);
+    workers.end_call(true, &Ok(()));
+    assert_eq!((workers.due(), workers.scaled.take_finished()), (None, None), "it is not listed yet");
+    workers.list(4);
+    workers.evaluate();
+    assert_eq!(workers.scaled.take_finished(), step(4));
+    assert_eq!(workers.scaled.take_finished(), None, "once");
+    // One that is never listed counts as made.
+    let mut workers = Workers::new(Phase::Active, 9);
+    workers.end_call(true, &Ok(()));
+    workers.pass(10);
+    workers.evaluate();
+    assert_eq!(workers.scaled.take_finished(), step(1));
+    workers.end_call(false, &Ok(()));
+    workers.list(5);
+    workers.evaluate();
+    assert_eq!(workers.scaled.take_finished(), None, "a wake is none");
+}
+
+#[test]
+fn what_a_user_has_to_change_is_reported_once() {
+    let mut workers = Workers::new(Phase::Active, 9);
+    workers.read(400, None);
+    workers.evaluate();
+    assert_eq!(workers.scaled.take_not_shown(), None, "nothing is to be removed");
+    workers.read(0, None);
+    workers.evaluate();
+    let why = workers.scaled.take_not_shown().unwrap();
+    assert!(why.starts_with(QUEUE) && why.contains("set scaler.dev/busy-probe"), "{why}");
+    workers.read(0, None);
+    workers.evaluate();
+    assert_eq!(workers.scaled.take_not_shown(), None);
 }

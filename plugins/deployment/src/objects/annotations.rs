@@ -44,7 +44,7 @@ pub(crate) const MIN_AWAKE: &str = "scaler.dev/min-awake";
 ///
 /// Default: none.
 pub(crate) const KEEP_AWAKE: &str = "scaler.dev/keep-awake";
-/// `"true"`: it is not scaled to zero. It is still woken.
+/// `"true"`: it is not scaled to zero, and its number of replicas stays. It is still woken.
 ///
 /// Default: `"false"`.
 pub(crate) const PAUSED: &str = "scaler.dev/paused";

@@ -56,11 +56,11 @@ impl IdlePods {
     ///
     /// # Errors
     ///
-    /// One has work, or does not say: a [`ScaleError::Retry`] that says which.
+    /// One has work, or does not say: a [`ScaleError::Busy`] that says which.
     pub(crate) async fn ensure_idle(&self, id: &ResourceId) -> Result<(), ScaleError> {
         let Some((workload, Some(probe))) = self.workload(id) else { return Ok(()) };
         let pods = self.observe_pods(&workload, Some(&probe), &[]).await?;
-        describe_busy(&pods).map_or(Ok(()), |reason| Err(retry(reason)))
+        describe_busy(&pods).map_or(Ok(()), |reason| Err(busy_error(reason)))
     }
 
     /// The replicas to write for a step down to `wanted`: as many, or more where so many pods have work. `busy`: incarnations of
@@ -69,7 +69,7 @@ impl IdlePods {
     ///
     /// # Errors
     ///
-    /// All that could be removed have work, or it is not known which do: a [`ScaleError::Retry`] that says which.
+    /// All that could be removed have work, or it is not known which do: a [`ScaleError::Busy`] that says which.
     pub(crate) async fn step_down(
         &self,
         id: &ResourceId,
@@ -86,14 +86,15 @@ impl IdlePods {
             }
             let asked_at = Instant::now();
             let pods = self.observe_pods(&workload, probe.as_ref(), busy).await?;
-            let step =
-                plan_step_down(&pods, removal(&workload), workload.replicas, wanted.get()).map_err(retry)?;
+            let step = plan_step_down(&pods, removal(&workload), workload.replicas, wanted.get())
+                .map_err(busy_error)?;
             let written = self.write_costs(&workload, &pods, &step.costs).await;
             if written && asked_at.elapsed() <= MAX_AGE {
                 return Ok(wanted.max(NonZeroU32::new(step.replicas).unwrap_or(wanted)));
             }
         }
-        Err(retry("its pods changed while they were chosen".to_owned()))
+        let reason = "its pods changed while they were chosen".to_owned();
+        Err(ScaleError::Retry { after: RETRY_DELAY, reason })
     }
 
     fn workload(&self, id: &ResourceId) -> Option<(Workload, Option<BusyProbe>)> {
@@ -181,6 +182,6 @@ fn removal(workload: &Workload) -> Removal {
     }
 }
 
-fn retry(reason: String) -> ScaleError {
-    ScaleError::Retry { after: RETRY_DELAY, reason }
+fn busy_error(reason: String) -> ScaleError {
+    ScaleError::Busy { after: RETRY_DELAY, reason }
 }

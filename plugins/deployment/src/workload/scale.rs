@@ -102,7 +102,7 @@ impl ScaleWriter {
     ///
     /// # Errors
     ///
-    /// One has work, or does not say: a [`ScaleError::Retry`].
+    /// One has work, or does not say: a [`ScaleError::Busy`].
     pub(crate) async fn ensure_idle(&self, id: &ResourceId) -> Result<(), ScaleError> {
         self.idle_pods.ensure_idle(id).await
     }
