@@ -114,8 +114,10 @@ fn listed(state: &State, id: &ResourceId) -> Option<ListedWorkload> {
     }
     resource.scaling.clone_from(&options.scaling);
     if let Some(scaling) = &mut resource.scaling {
-        scaling.last_scaled = workload.stored.last_scaled;
+        (scaling.last_scaled, scaling.paused) = (workload.stored.last_scaled, options.paused);
     }
+    // What its metrics do not wake any more.
+    let mut unheeded = options.why_unreadable();
     if options.scaling_options.has_target()
         && let Some(other) = state.scalers_of(workload).find_map(|scaler| scaler.takes_precedence())
     {
@@ -123,8 +125,15 @@ fn listed(state: &State, id: &ResourceId) -> Option<ListedWorkload> {
         resource.scaling = None;
         if options.scaling_options.wakes_by_metric() {
             // Its requests alone do not say whether it is idle.
-            keep.push(other);
+            keep.push(other.clone());
         }
+        unheeded.get_or_insert(other);
+    }
+    let is_asleep = matches!(workload.stored.record.phase, Phase::Asleep | Phase::Failed);
+    if let Some(why) = unheeded.filter(|_| options.goes_by_metrics && is_asleep && workload.replicas == 0)
+        && resource.wake_now.is_empty()
+    {
+        resource.wake_now = format!("its metrics could not wake it: {why}");
     }
     if let Some(why) = status.refusal() {
         if options.scaling_options.counts_requests() {

@@ -106,6 +106,77 @@ async fn wake_now_is_obeyed_once_for_each_value() {
     assert_eq!(until(&leader, "mailer", |mailer| mailer.replicas == 0).await.wake_now, "", "it was obeyed");
 }
 
+/// Nothing else wakes a worker without a Service, whose messages would wait until its user looks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sleeping_worker_that_its_metrics_could_not_wake_any_more_is_woken() {
+    let scene = Scene::new().await;
+    scene.create("Deployment", mailer(json!({"scaler.dev/scale-to-zero": "5m"}))).await;
+    let leader = scene.leader().await;
+    // Awake it is kept awake, and that is all.
+    annotate(&scene, "scaler.dev/messages-per-replica", json!("many")).await;
+    let kept = until(&leader, "mailer", |mailer| mailer.scaling.is_none()).await;
+    assert_eq!(kept.wake_now, "");
+    assert!(kept.keep_awake.contains("messages-per-replica"), "{}", kept.keep_awake);
+    annotate(&scene, "scaler.dev/messages-per-replica", json!("20")).await;
+    until(&leader, "mailer", |mailer| mailer.scaling.is_some()).await;
+    sleep(&leader, "mailer").await.unwrap();
+    assert_eq!(until(&leader, "mailer", |mailer| mailer.replicas == 0).await.wake_now, "");
+    for (name, value, valid) in [
+        ("scaler.dev/queue", json!("mails"), json!("beanstalkd://beanstalkd:11300/mails")),
+        ("scaler.dev/messages-per-replica", json!("many"), json!("20")),
+        // It needs another one.
+        ("scaler.dev/max-replicas", json!(null), json!("30")),
+        ("scaler.dev/hold-timeout", json!("soon"), json!(null)),
+    ] {
+        annotate(&scene, name, value).await;
+        let woken = until(&leader, "mailer", |mailer| !mailer.wake_now.is_empty()).await;
+        let said = woken.wake_now.starts_with("its metrics could not wake it: invalid annotation: ");
+        assert!(said && woken.wake_now.contains(name), "{}", woken.wake_now);
+        annotate(&scene, name, valid).await;
+        until(&leader, "mailer", |mailer| mailer.wake_now.is_empty()).await;
+    }
+    let hpa = json!({
+        "metadata": {"name": "cpu"},
+        "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "mailer"}, "minReplicas": 1, "maxReplicas": 5},
+    });
+    scene.create("HorizontalPodAutoscaler", hpa).await;
+    let beside = until(&leader, "mailer", |mailer| !mailer.wake_now.is_empty()).await;
+    assert!(beside.wake_now.contains("HorizontalPodAutoscaler cpu decides"), "{}", beside.wake_now);
+    // A user who has scaled it to zero means that.
+    scene.merge("Deployment", "mailer", json!({"spec": {"replicas": 1}})).await;
+    let up = until(&leader, "mailer", |mailer| mailer.replicas == 1).await;
+    leader.compare_and_set(&id("mailer"), &up.version, &record(Phase::Active, 9)).await.unwrap();
+    scene.merge("Deployment", "mailer", json!({"spec": {"replicas": 0}})).await;
+    assert_eq!(until(&leader, "mailer", |mailer| mailer.replicas == 0).await.wake_now, "");
+}
+
+/// Requests wake it: an annotation that is not valid changes nothing about that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sleeping_workload_without_a_queue_stays_asleep_whatever_its_annotations_say() {
+    let scene = Scene::new().await;
+    scene.create("Deployment", mailer(json!({"scaler.dev/scale-to-zero": "5m"}))).await;
+    let leader = scene.leader().await;
+    sleep(&leader, "mailer").await.unwrap();
+    for name in ["queue", "messages-per-replica", "max-replicas"] {
+        annotate(&scene, &format!("scaler.dev/{name}"), json!(null)).await;
+    }
+    until(&leader, "mailer", |mailer| mailer.scaling.is_none() && mailer.wake_now.is_empty()).await;
+    annotate(&scene, "scaler.dev/hold-timeout", json!("soon")).await;
+    let kept = until(&leader, "mailer", |mailer| mailer.keep_awake.contains("hold-timeout")).await;
+    assert_eq!((kept.replicas, kept.wake_now.as_str()), (0, ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_worker_says_so() {
+    let scene = Scene::new().await;
+    scene.create("Deployment", mailer(json!({"scaler.dev/scale-to-zero": "5m"}))).await;
+    let leader = scene.leader().await;
+    assert!(!one(&leader, "mailer").await.scaling.unwrap().paused);
+    annotate(&scene, "scaler.dev/paused", json!("true")).await;
+    let paused = until(&leader, "mailer", |mailer| !mailer.keep_awake.is_empty()).await;
+    assert!(paused.scaling.unwrap().paused);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_hpa_takes_precedence_over_a_target_and_is_allowed_beside_scale_to_zero() {
     let scene = Scene::new().await;

@@ -69,6 +69,8 @@ pub(crate) struct WorkloadOptions {
     pub(crate) invalid: Vec<InvalidAnnotation>,
     /// One that cannot be used without another, which is missing.
     pub(crate) invalid_combination: Option<String>,
+    /// Its users mean a metric to wake it, whether or not that can be read.
+    pub(crate) goes_by_metrics: bool,
 }
 
 /// An annotation that cannot be used: it counts as absent.
@@ -192,6 +194,10 @@ impl WorkloadOptions {
         let is_scaled = options.scaling_options.has_target() || !options.scaling_options.queues.is_empty();
         options.opted_in =
             options.scales_to_zero || is_scaled || SCALED_BY.iter().any(|name| own.contains_key(*name));
+        let names_target = |metrics: &String| metrics.contains("targetPerReplica");
+        options.goes_by_metrics = options.scaling_options.wakes_by_metric()
+            || own.contains_key(QUEUE)
+            || own.get(METRICS).is_some_and(names_target);
         options.scaling_mistake = options.scaling_options.mistake(annotation_name);
         match options.scaling_options.scaling(annotation_name) {
             Ok(scaling) => options.scaling = scaling.filter(|_| readable),
@@ -199,6 +205,12 @@ impl WorkloadOptions {
             Err(problem) => options.invalid_combination = Some(problem).filter(|_| readable),
         }
         options
+    }
+
+    /// Why its annotations do not say how many replicas it gets, if one is invalid.
+    pub(crate) fn why_unreadable(&self) -> Option<String> {
+        let invalid = self.invalid.first().map(ToString::to_string);
+        invalid.or_else(|| self.invalid_combination.clone()).map(|why| format!("invalid annotation: {why}"))
     }
 
     /// Its requests have to reach it through the DLXs: while it is asleep they wake it, or its replicas go by them. A worker without
