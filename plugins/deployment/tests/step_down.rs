@@ -435,6 +435,19 @@ async fn an_answer_that_is_too_old_is_asked_for_again() {
     assert_eq!((count(&scene, "Deployment").await, pods.asked()), (json!(2), 6));
 }
 
+/// It counts as busy, and what the others said is not too old when it has been waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn beside_a_pod_that_does_not_answer_idle_ones_are_removed() {
+    let (scene, pods) = (Scene::new().await, Workers::start(4).await);
+    workers(&scene, "Deployment", 4, Some(&pods)).await;
+    pods.answer(0, 200);
+    pods.answer(2, None);
+    let leader = scene.autoscaler().await;
+    resize(&leader, &one(&leader, "mailer").await, 1).await.unwrap();
+    assert_eq!(count(&scene, "Deployment").await, 2);
+    assert_eq!(costs(&scene).await, marked(&["mailer-1", "mailer-3"]));
+}
+
 /// With the controllers of a cluster, which delete the pods.
 #[tokio::test(flavor = "multi_thread")]
 async fn busy_pods_stay_while_their_deployment_shrinks_and_grows() {

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 /// How long a pod may take to answer.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// `HTTP/1.1 200`: as much of an answer as is read.
 const STATUS_LINE: usize = 12;
@@ -112,6 +112,6 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let probe = BusyProbe { port: listener.local_addr().unwrap().port(), path: "/".to_owned() };
         let activity = probe_pod("127.0.0.1", &probe).await;
-        assert_eq!(activity, PodActivity::Busy("its busy probe was not answered within 1s".to_owned()));
+        assert_eq!(activity, PodActivity::Busy("its busy probe was not answered within 500ms".to_owned()));
     }
 }

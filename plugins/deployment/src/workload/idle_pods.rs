@@ -27,7 +27,8 @@ use crate::{
     },
 };
 
-/// How old the answers of the pods may be when a step down is written.
+/// How old the answers of the pods may be when a step down is written. A pod that does not answer takes half of it
+/// ([`PROBE_TIMEOUT`](super::busy::PROBE_TIMEOUT)), so that the answers of the others are not too old by then.
 const MAX_AGE: Duration = Duration::from_secs(1);
 
 /// How often the pods are asked for one step down.
@@ -59,7 +60,7 @@ impl IdlePods {
     /// One has work, or does not say: a [`ScaleError::Busy`] that says which.
     pub(crate) async fn ensure_idle(&self, id: &ResourceId) -> Result<(), ScaleError> {
         let Some((workload, Some(probe))) = self.workload(id) else { return Ok(()) };
-        let pods = self.observe_pods(&workload, Some(&probe), &[]).await?;
+        let pods = ask_pods(self.list_pods(&workload).await?, Some(&probe), &[]).await;
         describe_busy(&pods).map_or(Ok(()), |reason| Err(busy_error(reason)))
     }
 
@@ -84,8 +85,9 @@ impl IdlePods {
             if !is_step_down || workload.version() != *version {
                 return Ok(wanted);
             }
+            let pods = self.list_pods(&workload).await?;
             let asked_at = Instant::now();
-            let pods = self.observe_pods(&workload, probe.as_ref(), busy).await?;
+            let pods = ask_pods(pods, probe.as_ref(), busy).await;
             let step = plan_step_down(&pods, removal(&workload), workload.replicas, wanted.get())
                 .map_err(busy_error)?;
             let written = self.write_costs(&workload, &pods, &step.costs).await;
@@ -105,13 +107,8 @@ impl IdlePods {
         })
     }
 
-    /// The pods as the API server has them now, all asked at once.
-    async fn observe_pods(
-        &self,
-        workload: &Workload,
-        probe: Option<&BusyProbe>,
-        busy: &[String],
-    ) -> Result<Vec<Replica>, ScaleError> {
+    /// The pods as the API server has them now.
+    async fn list_pods(&self, workload: &Workload) -> Result<Vec<Replica>, ScaleError> {
         let api = self.cluster.in_namespace::<Pod>(&workload.meta.namespace);
         let selected = cluster::select_labels(&workload.selector.query());
         let listed = self.cluster.call(api.list(&selected)).await;
@@ -119,18 +116,7 @@ impl IdlePods {
             let doing = format!("listing the pods of {} to ask whether they have work", workload.id());
             cluster::retry_error(&error, &doing)
         })?;
-        let asked = listed.items.into_iter().filter_map(Replica::new).map(|mut pod| async {
-            // An incarnation is the pod's uid, with a number behind it where its container was started anew.
-            let serves = busy.iter().any(|at| at.split('.').next() == Some(&pod.uid));
-            pod.activity = match (probe, &pod.ip) {
-                _ if serves => PodActivity::Busy("requests are in flight".to_owned()),
-                (Some(probe), Some(ip)) if pod.runs => probe_pod(ip, probe).await,
-                (Some(_), None) if pod.runs => PodActivity::Busy("it has no address to ask".to_owned()),
-                _ => PodActivity::Idle,
-            };
-            pod
-        });
-        Ok(join_all(asked).await)
+        Ok(listed.items.into_iter().filter_map(Replica::new).collect())
     }
 
     /// Writes deletion costs; `false` if a pod was changed meanwhile. Where they must not be written the controller chooses.
@@ -171,6 +157,22 @@ impl IdlePods {
         }
         unchanged
     }
+}
+
+/// The pods with what they answer, all asked at once. One that does not answer is busy.
+async fn ask_pods(pods: Vec<Replica>, probe: Option<&BusyProbe>, busy: &[String]) -> Vec<Replica> {
+    let asked = pods.into_iter().map(|mut pod| async {
+        // An incarnation is the pod's uid, with a number behind it where its container was started anew.
+        let serves = busy.iter().any(|at| at.split('.').next() == Some(&pod.uid));
+        pod.activity = match (probe, &pod.ip) {
+            _ if serves => PodActivity::Busy("requests are in flight".to_owned()),
+            (Some(probe), Some(ip)) if pod.runs => probe_pod(ip, probe).await,
+            (Some(_), None) if pod.runs => PodActivity::Busy("it has no address to ask".to_owned()),
+            _ => PodActivity::Idle,
+        };
+        pod
+    });
+    join_all(asked).await
 }
 
 /// How its controller chooses.
