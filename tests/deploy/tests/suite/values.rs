@@ -1,6 +1,6 @@
 //! The sets of values that the other tests render.
 
-use deploy::{Release, chart, helm};
+use deploy::{Release, chart, helm, root};
 use kube::core::DynamicObject;
 use serde_json::Value;
 
@@ -121,4 +121,19 @@ fn every_value_has_a_default_that_is_shown() {
     let schema = serde_json::from_str(&read("values.schema.json")).expect("a schema");
     let values = serde_yaml::from_str(&read("values.yaml")).expect("values");
     compare(&schema, &values, "");
+}
+
+/// Whatever a namespace file can say, the chart's values can.
+#[test]
+fn the_chart_takes_every_key_of_a_namespace_file() {
+    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).expect("a file");
+    let schema: Value = serde_json::from_str(&read(chart().join("values.schema.json"))).expect("a schema");
+    let taken = &schema["properties"]["namespaces"]["additionalProperties"]["properties"];
+    let all = read(root().join("examples/config/every-key.yaml"));
+    let keys = all.lines().filter_map(|line| Some(line.trim_start_matches("# ").split_once(':')?.0));
+    let keys: Vec<_> = keys.filter(|key| key.chars().all(|letter| letter.is_ascii_alphabetic())).collect();
+    assert!(keys.contains(&"namespace") && keys.contains(&"compatibility"), "{keys:?}");
+    for key in keys.into_iter().filter(|key| *key != "namespace") {
+        assert!(taken[key].is_object(), "values.schema.json does not take namespaces.NAME.{key}");
+    }
 }
