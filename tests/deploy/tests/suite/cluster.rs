@@ -140,7 +140,9 @@ async fn the_autoscaler_alone_intercepts_services_in_its_namespaces_and_only_wit
         [("namespaces: {shop: {}}", true), ("namespaces: {shop: {}}\nservicePorts: null", false)]
     {
         let (cluster, client) = cluster().await;
-        created(&client, "the chart", &rendered(values)).await;
+        // The rights alone are asked about: the policies would deny what is written here.
+        let rights = format!("{values}\nadmissionPolicy: {{create: false}}");
+        created(&client, "the chart", &rendered(&rights)).await;
         for namespace in ["shop", "blog"] {
             let web = json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
             let web: Service = serde_json::from_value(web).expect("a Service");
@@ -161,7 +163,7 @@ async fn the_autoscaler_alone_intercepts_services_in_its_namespaces_and_only_wit
                     "{values}: {daemon} patches a Service of {namespace}"
                 );
                 let slice = json!({
-                    "metadata": {"name": format!("web-{daemon}")}, "addressType": "IPv4", "endpoints": [], "ports": [],
+                    "metadata": {"name": format!("web-{daemon}"), }, "addressType": "IPv4", "endpoints": [], "ports": [],
                 });
                 let slice: EndpointSlice = serde_json::from_value(slice).expect("an EndpointSlice");
                 let slices = Api::namespaced(its.clone(), namespace);

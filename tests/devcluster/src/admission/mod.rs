@@ -6,9 +6,11 @@ mod events;
 mod families;
 mod mutating;
 mod names;
+mod policies;
 mod services;
 mod slices;
 mod validate;
+mod validating;
 
 use serde_json::{Value, json};
 
@@ -16,7 +18,9 @@ pub use self::{
     decode::{decode, micro_times},
     defaults::defaults,
     mutating::mutate,
+    policies::Write,
     validate::validate,
+    validating::enforce,
 };
 use crate::{
     bootstrap,

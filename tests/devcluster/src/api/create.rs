@@ -76,6 +76,8 @@ pub(super) fn insert(call: &Call<'_>, tables: &mut Tables, value: Value) -> Resu
             None => fields::updated(&Value::Null, &value, &Value::Null, &writer),
         };
     }
+    let write = admission::Write { tables, kind, request: call.request, old: &Value::Null };
+    admission::enforce(&write, &value)?;
     let object = if call.dry() { Arc::new(Object::unsaved(value)) } else { tables.put(&kind.table(), value) };
     after(call, tables);
     Ok(object)

@@ -157,11 +157,13 @@ pub(super) fn change(
     map(&mut value["metadata"]).insert("resourceVersion".into(), Value::from(old.revision.to_string()));
     if part == Part::Main {
         // Whose a field is was settled before: what a policy changes has the owner that it had.
-        value = admission::mutate(tables, kind, call.request, &old.value, value)?;
+        let write = admission::Write { tables, kind, request: call.request, old: &old.value };
+        value = admission::mutate(&write, value)?;
         let causes = admission::validate(kind, &value, Some(&old.value));
         if !causes.is_empty() {
             return Err(Failure::invalid(kind, name, &causes));
         }
+        admission::enforce(&write, &value)?;
     }
     if value == old.value {
         return Ok(Arc::clone(old));

@@ -17,5 +17,6 @@ mod patches;
 mod scales;
 mod services;
 mod setup;
+mod validating;
 mod validation;
 mod watches;
