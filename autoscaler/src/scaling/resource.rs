@@ -545,4 +545,6 @@ fn known_value(reading: &MetricReading, window: Duration) -> (f64, Option<Arc<st
 }
 
 #[cfg(test)]
+mod steady_load;
+#[cfg(test)]
 mod tests;
