@@ -93,7 +93,7 @@ async fn the_examples_are_listed_with_the_names_they_are_asked_for_by() {
         let all = listed(role, without).await;
         assert_eq!(
             all.keys().collect::<Vec<_>>(),
-            ["shop/api", "shop/front", "shop/statefulset/orders-db", "shop/web"],
+            ["shop/api", "shop/front", "shop/mailer", "shop/statefulset/orders-db", "shop/web"],
             "{role:?}: preview's db has opted out"
         );
         for (name, resource) in &all {
