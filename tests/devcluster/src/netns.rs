@@ -18,6 +18,7 @@ use std::{
     fs,
     future::Future,
     io::Write as _,
+    net::IpAddr,
     path::Path,
     process::{Command, Stdio},
     thread,
@@ -66,6 +67,27 @@ pub fn run_blocking(test: impl FnOnce()) {
         }
         None => start_again(),
     }
+}
+
+/// Gives names to addresses, for this process and all that it starts: as a cluster's DNS does. To be called inside, with a file to write
+/// them to that stays there.
+///
+/// # Panics
+///
+/// The file cannot be written, or cannot take the place of `/etc/hosts`.
+pub fn set_host_names(file: &Path, names: &[(IpAddr, &str)]) {
+    assert!(inside(), "only a test in a network namespace of its own has names of its own");
+    let lines = names.iter().map(|(address, name)| format!("{address} {name}\n"));
+    let text =
+        ["127.0.0.1 localhost\n::1 localhost\n".to_owned()].into_iter().chain(lines).collect::<String>();
+    fs::write(file, text).expect("writing the names");
+    let mounted = Command::new(tool("mount")).arg("--bind").arg(file).arg("/etc/hosts").status();
+    let mounted = mounted.expect("starting mount: apt-get install mount");
+    assert!(
+        mounted.success(),
+        "mount could not put {} in the place of /etc/hosts: {mounted}",
+        file.display()
+    );
 }
 
 /// Whether this process is the one inside.

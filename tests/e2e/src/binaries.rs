@@ -65,6 +65,13 @@ pub fn own(name: &str) -> PathBuf {
     target().join(name)
 }
 
+/// A program of this machine, e.g. `redis-server`; its name alone, if it is in none of the search path's folders.
+pub fn of_machine(name: &str) -> PathBuf {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file());
+    found.unwrap_or_else(|| name.into())
+}
+
 /// `target/<profile>`: test programs lie in its `deps`.
 fn target() -> PathBuf {
     let mut path = env::current_exe().expect("the test program's path");

@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::Ipv4Addr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -51,8 +51,16 @@ impl Broker {
     ///
     /// It does not start.
     pub async fn beanstalkd(site: &Site) -> Self {
-        let port = site.port();
-        Self::start(site, port, &["beanstalkd", "-l", "127.0.0.1", "-p", &port.to_string()]).await
+        Self::beanstalkd_in(site.folder(), site.port()).await
+    }
+
+    /// Starts a beanstalkd that belongs to this folder, at this port.
+    ///
+    /// # Panics
+    ///
+    /// It does not start.
+    pub async fn beanstalkd_in(folder: &Path, port: u16) -> Self {
+        Self::start(folder, port, &["beanstalkd", "-l", "127.0.0.1", "-p", &port.to_string()]).await
     }
 
     /// Starts a Redis with these further arguments.
@@ -66,12 +74,12 @@ impl Broker {
         let mut command = vec!["redis-server", "--port", &text, "--bind", "127.0.0.1", "--save", ""];
         command.extend(["--appendonly", "no", "--daemonize", "no"]);
         command.extend(more);
-        Self::start(site, port, &command).await
+        Self::start(site.folder(), port, &command).await
     }
 
-    async fn start(site: &Site, port: u16, command: &[&str]) -> Self {
+    async fn start(folder: &Path, port: u16, command: &[&str]) -> Self {
         let command = command.iter().map(|&word| word.to_owned()).collect();
-        let mut broker = Self { port, command, folder: site.folder().to_owned(), child: None };
+        let mut broker = Self { port, command, folder: folder.to_owned(), child: None };
         broker.run().await;
         broker
     }
@@ -257,20 +265,7 @@ impl Queue {
                     fs::remove_file(file.path()).expect("removing a job");
                 }
             }
-            Self::Tube(port, name) => {
-                let mut client = Client::connect(*port).await;
-                client.send(&format!("watch {name}")).await;
-                loop {
-                    let reserved = client.send("reserve-with-timeout 0").await;
-                    let Some(id) = reserved.strip_prefix("RESERVED ").and_then(|rest| rest.split(' ').next())
-                    else {
-                        assert_eq!(reserved, "TIMED_OUT");
-                        return;
-                    };
-                    client.line().await;
-                    assert_eq!(client.send(&format!("delete {id}")).await, "DELETED");
-                }
-            }
+            Self::Tube(port, name) => take_jobs(*port, name, usize::MAX).await,
             Self::List(port, name) => {
                 let mut client = Client::connect(*port).await;
                 assert!(client.send(&format!("DEL {name}")).await.starts_with(':'));
@@ -284,12 +279,31 @@ impl Queue {
     }
 }
 
+/// Takes so many jobs out of a tube, or all that wait in it, and says that they are done.
+///
+/// # Panics
+///
+/// The broker refuses.
+pub async fn take_jobs(port: u16, tube: &str, count: usize) {
+    let mut client = Client::connect(port).await;
+    client.send(&format!("watch {tube}")).await;
+    for _ in 0..count {
+        let reserved = client.send("reserve-with-timeout 0").await;
+        let Some(id) = reserved.strip_prefix("RESERVED ").and_then(|rest| rest.split(' ').next()) else {
+            assert_eq!(reserved, "TIMED_OUT");
+            return;
+        };
+        client.line().await;
+        assert_eq!(client.send(&format!("delete {id}")).await, "DELETED");
+    }
+}
+
 /// Puts a job into a folder, whole in one step.
 ///
 /// # Panics
 ///
 /// It cannot be written.
-pub fn put_job(folder: &std::path::Path, name: &str, text: &str) {
+pub fn put_job(folder: &Path, name: &str, text: &str) {
     let hidden = folder.join(format!(".{name}"));
     fs::write(&hidden, text).expect("writing a job");
     fs::rename(hidden, folder.join(name)).expect("renaming a job");

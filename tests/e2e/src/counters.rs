@@ -7,6 +7,8 @@ use crate::{Daemon, admin::Metrics};
 pub struct Counters {
     /// Drain attempts, however they ended.
     pub drain_attempts: f64,
+    /// Those of them that scaled to zero.
+    pub committed: f64,
     /// Requests that came to a DLX while it saw a drain attempt.
     pub during_drain: f64,
     /// Requests that a DLX sent a second time.
@@ -24,6 +26,7 @@ impl Counters {
     /// Adds what a daemon has said before it ends.
     pub fn add_from(&mut self, metrics: &Metrics) {
         self.drain_attempts += metrics.sum("scaler_drain_attempts_total", &[]);
+        self.committed += metrics.sum("scaler_drain_attempts_total", &["outcome=\"committed\""]);
         self.during_drain += metrics.sum("scaler_dlx_requests_during_drain_total", &[]);
         self.resent += metrics.sum("scaler_dlx_resent_requests_total", &[]);
     }

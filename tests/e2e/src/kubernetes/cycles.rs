@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How many Deployments cycle at once.
-const WORKLOADS: usize = 6;
+pub const WORKLOADS: usize = 6;
 /// Per cycle asked for, a run may take this long before it is given up, or as long as a Deployment takes to sleep.
 const TIMEOUT_PER_CYCLE: Duration = Duration::from_secs(8);
 /// The daemon that is replaced next, and by what: up and down, in both orders.
@@ -67,7 +67,7 @@ pub struct Plan {
     pub app: App,
     /// How many connections a client keeps; see [`Way::pool`].
     pub pool: usize,
-    /// Annotations of the Deployments, `scaler.dev/NAME`, beside those that all have.
+    /// Annotations of the Deployments, `scaler.dev/NAME`, beside those that all have; `$NAME` in a value is the Deployment's name.
     pub annotations: Vec<(&'static str, String)>,
     /// How soon they sleep.
     pub sleeps: Sleeps,
@@ -184,8 +184,8 @@ impl Plan {
         if let Some(route) = self.route {
             workload = workload.annotation("intercept", route);
         }
-        for (name, value) in &self.annotations {
-            workload = workload.annotation(name, value);
+        for (option, value) in &self.annotations {
+            workload = workload.annotation(option, &value.replace("$NAME", name));
         }
         match self.app {
             App::Exits => workload,

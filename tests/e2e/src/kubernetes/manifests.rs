@@ -1,7 +1,8 @@
-//! What `deploy/manifests` ships, with no more changed than a test needs.
+//! What `deploy/manifests` ships, or the chart renders to with a test's values, with no more changed than a test needs.
 
-use std::{fs, path::Path};
+use std::{fs, path::PathBuf};
 
+use deploy::Release;
 use serde_json::{Value, json};
 
 use super::{Names, Setting};
@@ -17,14 +18,30 @@ const FILES: [&str; 2] = ["cluster.yaml", "scaler.yaml"];
 ///
 /// The manifests cannot be read, or are not as they were when this was written.
 pub fn objects(setting: &Setting, names: &Names) -> Vec<Value> {
-    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/manifests"));
     let mut objects = vec![json!({
         "apiVersion": "v1", "kind": "Secret",
         "metadata": {"name": "scaler-admin-token", "namespace": names.namespace},
         "stringData": {"token": "a-token-of-the-tests"},
     })];
+    objects.extend(if setting.values.is_empty() { shipped(names) } else { rendered(setting, names) });
+    for object in &mut objects {
+        adapt(object, setting, names);
+    }
+    if setting.second_dlx {
+        add_second_dlx(&mut objects);
+    }
+    objects
+}
+
+fn folder() -> PathBuf {
+    deploy::root().join("deploy/manifests")
+}
+
+/// The files as they are.
+fn shipped(names: &Names) -> Vec<Value> {
+    let mut objects = Vec::new();
     for file in FILES {
-        let path = folder.join(file);
+        let path = folder().join(file);
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let text = text.replace(NAMESPACE, &names.namespace);
         for document in text.split("\n---\n").filter(|document| document.contains("kind:")) {
@@ -33,13 +50,22 @@ pub fn objects(setting: &Setting, names: &Names) -> Vec<Value> {
             objects.push(object);
         }
     }
-    for object in &mut objects {
-        adapt(object, setting, names);
-    }
-    if setting.second_dlx {
-        add_second_dlx(&mut objects);
-    }
     objects
+}
+
+/// What the chart renders to with the values of the files and the setting's.
+fn rendered(setting: &Setting, names: &Names) -> Vec<Value> {
+    let values = fs::read_to_string(folder().join("values.yaml")).expect("reading the manifests' values");
+    let values = values.replace(NAMESPACE, &names.namespace) + &setting.values;
+    let release = Release { name: "scaler", namespace: &names.namespace, values: &values };
+    let objects = release.render().into_iter();
+    let objects = objects.map(|object| serde_json::to_value(object).expect("an object is JSON"));
+    // What the files leave out, too: the hook of an uninstall, and the policy that keeps the key in selectors.
+    let is_shipped = |object: &Value| {
+        object["metadata"]["annotations"]["helm.sh/hook"].is_null()
+            && !object["kind"].as_str().is_some_and(|kind| kind.starts_with("Mutating"))
+    };
+    objects.filter(is_shipped).collect()
 }
 
 /// One more DLX with a service account of its own, and the rights of the others.

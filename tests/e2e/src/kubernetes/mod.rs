@@ -4,6 +4,7 @@
 //! inside a network namespace of the test's own; or, with `SCALER_E2E_KUBECONFIG`, the cluster of that file ([`test_cluster`]). [`Workload`]s are what sleeps and wakes; [`cycles`] has the load and the
 //! disturbances.
 
+pub mod broker;
 pub mod cycles;
 pub mod front;
 pub mod hook;

@@ -5,6 +5,7 @@ mod versions;
 mod workloads;
 
 use std::{
+    collections::BTreeMap,
     fmt, fs,
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
@@ -61,6 +62,10 @@ pub struct Setting {
     pub proxy: Option<ProxyOptions>,
     /// How many pods devcluster's node takes.
     pub pods: usize,
+    /// Values of the chart, as YAML, beside those that the manifests are rendered with; empty: the manifests as they are.
+    pub values: String,
+    /// Images by their whole names, with the programs of this machine that are run for them on devcluster.
+    pub images: BTreeMap<String, String>,
     /// Flags of both daemons, as `--name=value`, over those that the manifests give them.
     pub flags: Vec<String>,
     /// Such of the autoscalers alone.
@@ -113,6 +118,8 @@ impl Default for Setting {
             before: Vec::new(),
             proxy: None,
             pods: 110,
+            values: String::new(),
+            images: BTreeMap::new(),
             flags: Vec::new(),
             autoscaler_flags: Vec::new(),
         }
@@ -392,12 +399,13 @@ impl Drop for Shop {
 /// They are not all there.
 pub fn programs(folder: &Path, built: &Path) -> PathBuf {
     let programs = folder.join("programs");
-    fs::create_dir_all(programs.join("plugins")).expect("creating the folder of the programs");
+    fs::create_dir_all(programs.join("plugins/metric-sources")).expect("creating the folder of the programs");
     for (from, name) in [
         (built.join("autoscaler"), "autoscaler"),
         (built.join("dlx"), "dlx"),
         (binaries::own("service"), "service"),
         (built.join("libdeployment.so"), "plugins/deployment.so"),
+        (built.join("libqueues.so"), "plugins/metric-sources/queues.so"),
     ] {
         link(&from, &programs.join(name));
     }

@@ -191,6 +191,9 @@ impl TestCluster {
         options.folder = Some(folder.join("node"));
         options.dual_stack = setting.api.dual_stack;
         options.capacity = setting.pods;
+        let images = setting.images.iter();
+        let images = images.map(|(image, program)| (image.clone(), binaries::of_machine(program)));
+        options.images = images.map(|(image, path)| (image, path.to_string_lossy().into_owned())).collect();
         // Three crashes are what a test is about, not the minute that they take in a cluster.
         options.crash_backoff = Duration::from_millis(100);
         options.pull_backoff = Duration::from_millis(100);

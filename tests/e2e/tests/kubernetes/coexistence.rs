@@ -128,24 +128,33 @@ fn what_keda_scales_to_zero_is_left_alone_and_beside_an_hpa_it_sleeps() {
     run(async {
         let shop = Shop::open_with(Setting { before: vec![scaled_objects()], ..Setting::default() }).await;
         let (kedas, hpas) = (Workload::new(&shop, "kedas"), Workload::new(&shop, "hpas"));
+        let targets = [("in-flight-per-replica", "1"), ("min-replicas", "2"), ("max-replicas", "3")];
+        let both = Workload::new(&shop, "both").annotation("scale-to-zero", "1h");
+        let both = targets.iter().fold(both, |both, (name, value)| both.annotation(name, value));
         let scaled_object = json!({
             "apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject",
             "metadata": {"name": "kedas", "namespace": "shop"},
             "spec": {"scaleTargetRef": {"name": "kedas"}},
         });
         shop.create(&scaled_object).await;
-        shop.create(&json!({
-            "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
-            "metadata": {"name": "hpas", "namespace": "shop"},
-            "spec": {
-                "minReplicas": 1, "maxReplicas": 3,
-                "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "hpas"},
-            },
-        }))
-        .await;
+        for name in ["hpas", "both"] {
+            shop.create(&json!({
+                "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+                "metadata": {"name": name, "namespace": "shop"},
+                "spec": {
+                    "minReplicas": 1, "maxReplicas": 3,
+                    "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
+                },
+            }))
+            .await;
+        }
         shop.deploy(&kedas).await;
         shop.deploy(&hpas).await;
+        shop.deploy(&both).await;
         shop.asleep(&hpas).await;
+        // It would have two by its own targets.
+        shop.event(&both, "ConflictingAutoscaler: ").await;
+        assert_eq!(shop.object(&both).await.data["spec"]["replicas"], 1, "what the other one says");
         shop.event(&kedas, "ScaledObject").await;
         pause(A_WHILE).await;
         assert_eq!(shop.object(&kedas).await.data["spec"]["replicas"], 1, "it was put to sleep all the same");

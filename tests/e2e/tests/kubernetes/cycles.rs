@@ -1,16 +1,24 @@
 //! Committed 1 -> 0 -> 1 cycles under load: the promise itself. `SCALER_CYCLES` says how many.
 
+use std::time::Duration;
+
 use e2e::{
     kubernetes::{
         Setting, Shop, Workload,
-        cycles::{Disturbance, Plan},
-        run,
+        broker::{self, ALLOWED},
+        cycles::{App, Beside, Disturbance, Plan, WORKLOADS},
+        needs_devcluster, run,
         shop::Part,
     },
     load::{Connection, get, once},
-    traffic::WINDOW,
+    random::{self, Random},
+    traffic::{Sleeps, WINDOW},
+    wait::pause,
 };
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    task::JoinSet,
+};
 
 fn lose_nothing(disturbance: Disturbance) {
     run(async move {
@@ -49,6 +57,73 @@ fn cycles_lose_nothing_while_the_leader_changes() {
 #[test]
 fn cycles_lose_nothing_while_the_dlxs_are_rolled_out() {
     lose_nothing(Disturbance::Rollout);
+}
+
+/// How many starts of pods are asked for where there are messages, too: of a cycle with two replicas two are counted.
+fn starts() -> u64 {
+    (Plan::new().cycles / 5).max(12)
+}
+
+/// Messages of each Deployment come and go, as the requests do: one, or as many as two replicas are for.
+fn messages(shop: &Shop) -> Beside {
+    let (folder, seed) = (shop.folder().to_owned(), random::seed());
+    let mut messages = JoinSet::new();
+    messages.spawn(async move {
+        let _broker = broker::start(&folder).await;
+        let mut tubes = JoinSet::new();
+        for number in 0..WORKLOADS {
+            let tube = format!("r{number}");
+            let mut random = Random::new(seed, (WORKLOADS + number) as u64);
+            tubes.spawn(async move {
+                for _ in 0..=starts() / WORKLOADS as u64 {
+                    pause(random.between(Duration::ZERO..Duration::from_secs(6))).await;
+                    broker::put(&tube, if random.percent(50) { 1 } else { 30 }).await;
+                    pause(random.between(Duration::ZERO..Duration::from_secs(3))).await;
+                    broker::take(&tube, 30).await;
+                }
+            });
+        }
+        tubes.join_all().await;
+        // Without its broker nothing would be known to be idle.
+        std::future::pending::<()>().await;
+    });
+    // Dropped, it ends.
+    Box::new(messages)
+}
+
+/// Requests and messages wake it, and both keep it awake; what has scaled it up for messages is scaled down under requests.
+#[test]
+fn cycles_of_workloads_with_requests_and_a_queue_lose_nothing() {
+    if needs_devcluster("starts a broker in its network") {
+        return;
+    }
+    run(async {
+        // Where there is time for it, by Services.
+        let is_soak = Plan::new().cycles >= 1000;
+        let plan = if is_soak { Plan::new().intercepted("always") } else { Plan::new() };
+        let annotations = [
+            ("queue", broker::queue("$NAME")),
+            ("messages-per-replica", "20".to_owned()),
+            ("max-replicas", "2".to_owned()),
+            ("scale-down-delay", "1s".to_owned()),
+        ];
+        let plan = Plan {
+            cycles: starts(),
+            setting: Setting {
+                values: "autoscaler: {podDeletionCost: true}\n".to_owned(),
+                ..plan.setting.clone().with(ALLOWED)
+            },
+            app: App::Drains(Duration::from_millis(500)),
+            annotations: annotations.into(),
+            sleeps: Sleeps { after: WINDOW, by: Duration::from_secs(8) },
+            beside: Some(messages),
+            ..plan
+        };
+        let report = plan.run().await;
+        println!("{report}\n{} times scaled to zero", report.counters.committed);
+        report.verdict.assert_nothing_lost();
+        report.assert_done();
+    });
 }
 
 /// What is in flight keeps it awake, over many windows: a slow request, and an upgraded connection that says nothing. By the DLXs

@@ -10,6 +10,7 @@
 //!
 //! Answers carry the request's `x-request-id`, and `x-run`: the process that answered. Paths: `/slow/MS` waits,
 //! `/metrics` counts the requests that were written down, and those of them that are not answered, for Prometheus,
+//! `/busy` answers 200 after `/busy/on`, 204 after `/busy/off` and before both,
 //! `/sink` reads the body and says how much, `/events/N/MS` streams N events, `/echo` upgrades to a connection that
 //! echoes, `/ws` to a WebSocket that does, anything else answers at once; a call of gRPC is answered its own message.
 //! HTTP/1.1 and HTTP/2 on the port; `--lines-port` answers each line with `RUN LINE`.
@@ -27,7 +28,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -64,6 +65,8 @@ struct Service {
     requests: AtomicU64,
     /// How many of those are not answered yet.
     in_flight: AtomicU64,
+    /// Whether it says that it has work.
+    busy: AtomicBool,
     /// What others have written down, by name.
     collected: Mutex<BTreeMap<String, String>>,
 }
@@ -74,7 +77,8 @@ async fn main() -> anyhow::Result<()> {
     let run = std::process::id().to_string();
     let journal = Journal::open(flags.journal.as_deref(), &flags.name)?;
     let (requests, in_flight, collected) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::default());
-    let service = Arc::new(Service { name: flags.name, run, journal, requests, in_flight, collected });
+    let (name, busy) = (flags.name, AtomicBool::new(false));
+    let service = Arc::new(Service { name, run, journal, requests, in_flight, busy, collected });
     service.note("start", &service.run);
     while flags.start_after.as_ref().is_some_and(|file| !file.exists()) {
         pause(Duration::from_millis(10)).await;
@@ -204,6 +208,17 @@ impl Service {
         }
     }
 
+    fn answer_busy(&self, change: Option<&str>) -> Answer {
+        if let Some(change) = change {
+            self.busy.store(change == "on", Ordering::Relaxed);
+        }
+        let mut answer = text(String::new());
+        if change.is_none() && !self.busy.load(Ordering::Relaxed) {
+            *answer.status_mut() = StatusCode::NO_CONTENT;
+        }
+        answer
+    }
+
     async fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> Result<Answer, Infallible> {
         let id = request.headers().get("x-request-id").cloned();
         if let Some(id) = &id {
@@ -219,6 +234,7 @@ impl Service {
                 pause(milliseconds(parts.next())).await;
                 text(format!("{} {path}\n", self.name))
             }
+            Some("busy") => self.answer_busy(parts.next()),
             Some("journal") => {
                 let all = self.collected.lock().unwrap_or_else(PoisonError::into_inner);
                 text(parts.next().and_then(|name| all.get(name)).cloned().unwrap_or_default())
