@@ -6,7 +6,7 @@ use std::{
     mem::MaybeUninit,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -54,12 +54,20 @@ pub(crate) struct SpoolFolders {
     /// Held while the folder is read: one on a file system that does not answer takes one thread.
     turns: Mutex<HashMap<PathBuf, Arc<tokio::sync::Mutex<()>>>>,
     reads: Arc<Semaphore>,
+    /// What no call waits for now: one for each call that there was at the same time.
+    kept: Mutex<Vec<FolderChanges>>,
 }
 
 /// Folders that are watched for new files.
 struct FolderChanges {
-    inotify: AsyncFd<OwnedFd>,
+    inotify: Arc<AsyncFd<OwnedFd>>,
     folders: HashMap<i32, Vec<SpoolFolder>>,
+}
+
+/// Folders that are watched for one call, and kept for the next one, however it ends.
+struct CallChanges<'a> {
+    changes: Option<FolderChanges>,
+    kept: &'a Mutex<Vec<FolderChanges>>,
 }
 
 // === impl SpoolFolder ===
@@ -154,7 +162,8 @@ fn real_path(file: &OwnedFd) -> String {
 
 impl Default for SpoolFolders {
     fn default() -> Self {
-        Self { turns: Mutex::default(), reads: Arc::new(Semaphore::new(READS_AT_ONCE)) }
+        let (turns, kept) = Default::default();
+        Self { turns, reads: Arc::new(Semaphore::new(READS_AT_ONCE)), kept }
     }
 }
 
@@ -189,8 +198,9 @@ impl SpoolFolders {
     /// The system's limit of watches is reached.
     pub(crate) async fn changes(&self, folders: &[(String, SpoolFolder)]) -> io::Result<Vec<String>> {
         let all: Vec<_> = folders.iter().map(|(_, folder)| folder.clone()).collect();
-        let mut watch = self.watch(&all).await?;
-        // What came before the watch was there.
+        let watch = self.watch(&all).await?;
+        // What came before the watch was there, and what an earlier call did not wait for.
+        watch.forget_events()?;
         let readings = self.read(all, &QueuesSection::default()).await;
         let has_message =
             |(_, reading): &(_, Reading)| matches!(reading, Ok(QueueReading { waiting: Some(1..), .. }));
@@ -203,22 +213,23 @@ impl SpoolFolders {
         Ok(names.map(|(name, _)| name.clone()).collect())
     }
 
-    /// Watches the folders. Those that cannot be opened are left out: reading them says why.
+    /// Watches the folders, and no others. Those that cannot be opened are left out: reading them says why.
     ///
     /// # Errors
     ///
     /// The system's limit of watches is reached.
-    async fn watch(&self, folders: &[SpoolFolder]) -> io::Result<FolderChanges> {
-        let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-        let shared = Arc::new(inotify);
+    async fn watch(&self, folders: &[SpoolFolder]) -> io::Result<CallChanges<'_>> {
+        // Closing it takes the kernel long where it has many watches, and a user may have few of them.
+        let kept = lock(&self.kept).pop();
+        let FolderChanges { inotify, folders: before } = kept.map_or_else(FolderChanges::new, Ok)?;
         let added = folders.iter().map(|folder| {
-            let inotify = Arc::clone(&shared);
+            let inotify = Arc::clone(&inotify);
             async move {
                 let events = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
                 let add = move |folder: &SpoolFolder| {
                     let opened = folder.open()?;
-                    // The folder that was checked, whatever its path leads to now.
-                    Ok(inotify::add_watch(&*inotify, real_path(&opened), events))
+                    // The folder that was checked, whatever its path leads to now. One that is watched already keeps its number.
+                    Ok(inotify::add_watch(inotify.get_ref(), real_path(&opened), events))
                 };
                 (folder.clone(), self.in_turn(folder, add).await)
             }
@@ -229,14 +240,13 @@ impl SpoolFolders {
                 watched.entry(number?).or_default().push(folder);
             }
         }
-        // A thread that still waits for a file system has it.
-        let inotify = Arc::try_unwrap(shared).or_else(|shared| shared.try_clone())?;
-        #[expect(
-            deprecated,
-            reason = "an OwnedFd keeps the promise that its successor asks for in an unsafe block"
-        )]
-        let inotify = AsyncFd::new(inotify)?;
-        Ok(FolderChanges { inotify, folders: watched })
+        for number in before.into_keys().filter(|number| !watched.contains_key(number)) {
+            if let Err(error) = inotify::remove_watch(inotify.get_ref(), number) {
+                // The kernel has forgotten a folder that was removed.
+                tracing::debug!(%error, "failed to end the watch of a folder that is not read any more");
+            }
+        }
+        Ok(CallChanges { changes: Some(FolderChanges { inotify, folders: watched }), kept: &self.kept })
     }
 
     /// Does something with a folder on a thread that may wait for its file system.
@@ -246,7 +256,7 @@ impl SpoolFolders {
         work: impl FnOnce(&SpoolFolder) -> Result<T, QueueError> + Send + 'static,
     ) -> Result<T, QueueError> {
         let turn = {
-            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut turns = lock(&self.turns);
             Arc::clone(turns.entry(folder.path.clone()).or_default())
         };
         let owned = folder.clone();
@@ -260,10 +270,7 @@ impl SpoolFolders {
             .await
         });
         let done = done.await;
-        self.turns
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|path, turn| *path != folder.path || Arc::strong_count(turn) > 1);
+        lock(&self.turns).retain(|path, turn| *path != folder.path || Arc::strong_count(turn) > 1);
         match done {
             Ok(Ok(done)) => done,
             Ok(Err(error)) => Err(self::failed(folder, &error)),
@@ -279,19 +286,51 @@ fn failed(folder: &SpoolFolder, error: &dyn std::fmt::Display) -> QueueError {
     QueueError::Unavailable(format!("reading {}: {error}", folder.path.display()))
 }
 
-// === impl FolderChanges ===
+/// Under these locks a collection changes by one entry: it is whole even after a panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-impl FolderChanges {
+// === impl CallChanges ===
+
+impl CallChanges<'_> {
     /// Waits until a file appears, and returns the folders in which one did.
-    async fn wait(&mut self) -> io::Result<HashSet<SpoolFolder>> {
+    async fn wait(&self) -> io::Result<HashSet<SpoolFolder>> {
+        let Some(changes) = &self.changes else { return Ok(HashSet::new()) };
         loop {
-            let mut ready = self.inotify.readable().await?;
-            let changed = self.take_events()?;
+            let mut ready = changes.inotify.readable().await?;
+            let changed = changes.take_events()?;
             if !changed.is_empty() {
                 return Ok(changed);
             }
             ready.clear_ready();
         }
+    }
+
+    /// What has happened so far is known otherwise.
+    fn forget_events(&self) -> io::Result<()> {
+        self.changes.as_ref().map_or(Ok(()), |changes| changes.take_events().map(drop))
+    }
+}
+
+impl Drop for CallChanges<'_> {
+    fn drop(&mut self) {
+        lock(self.kept).extend(self.changes.take());
+    }
+}
+
+// === impl FolderChanges ===
+
+impl FolderChanges {
+    /// Watches nothing yet.
+    fn new() -> io::Result<Self> {
+        let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
+        #[expect(
+            deprecated,
+            reason = "an OwnedFd keeps the promise that its successor asks for in an unsafe block"
+        )]
+        let inotify = AsyncFd::new(inotify)?;
+        Ok(Self { inotify: Arc::new(inotify), folders: HashMap::new() })
     }
 
     fn take_events(&self) -> io::Result<HashSet<SpoolFolder>> {
@@ -334,7 +373,7 @@ mod tests {
         };
         let (jobs, mails) = (folder("jobs"), folder("mails"));
         let folders = SpoolFolders::default();
-        let mut watch = folders.watch(&[jobs.clone(), mails.clone()]).await.unwrap();
+        let watch = folders.watch(&[jobs.clone(), mails.clone()]).await.unwrap();
         for name in [".hidden", "a.working"] {
             fs::write(jobs.path.join(name), "").unwrap();
         }
@@ -344,5 +383,72 @@ mod tests {
         fs::rename(jobs.path.join("a.working"), jobs.path.join("a")).unwrap();
         assert_eq!(watch.wait().await.unwrap(), HashSet::from([jobs]));
         assert!(folders.turns.lock().unwrap().is_empty());
+    }
+    /// One that a call has watched is kept for the next, also where the call is dropped; and a folder that was removed and made anew
+    /// is another one.
+    #[tokio::test]
+    async fn the_next_call_watches_by_what_the_one_before_has_kept() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = |name: &str| {
+            let path = parent.path().join(name);
+            fs::create_dir(&path).unwrap();
+            let folder =
+                SpoolFolder { path, working: WORKING.to_owned(), within: vec![parent.path().to_owned()] };
+            (name.to_owned(), folder)
+        };
+        let (jobs, mails) = (folder("jobs"), folder("mails"));
+        let folders = SpoolFolders::default();
+        let descriptor = || lock(&folders.kept)[0].inotify.get_ref().as_raw_fd();
+        let file = |of: &(String, SpoolFolder)| of.1.path.join("a");
+        fs::write(file(&jobs), "").unwrap();
+        let both = [jobs.clone(), mails.clone()];
+        assert_eq!(folders.changes(&both).await.unwrap(), ["jobs"]);
+        let first = descriptor();
+        fs::remove_file(file(&jobs)).unwrap();
+        // A file came and went between two calls: it is no change.
+        fs::write(file(&mails), "").unwrap();
+        fs::remove_file(file(&mails)).unwrap();
+        {
+            let mut waiting = std::pin::pin!(folders.changes(&both));
+            let ended = tokio::select! {
+                biased;
+                ended = &mut waiting => Some(ended),
+                () = until_idle(&folders) => None,
+            };
+            assert!(ended.is_none(), "{ended:?}");
+        }
+        // Dropped, and what it has watched is kept.
+        fs::remove_dir(&mails.1.path).unwrap();
+        fs::create_dir(&mails.1.path).unwrap();
+        fs::write(file(&mails), "").unwrap();
+        assert_eq!(folders.changes(&both).await.unwrap(), ["mails"]);
+        fs::remove_file(file(&mails)).unwrap();
+        let watch = folders.watch(std::slice::from_ref(&mails.1)).await.unwrap();
+        fs::write(file(&jobs), "").unwrap();
+        fs::write(file(&mails), "").unwrap();
+        assert_eq!(
+            watch.wait().await.unwrap(),
+            HashSet::from([mails.1.clone()]),
+            "jobs is not watched any more"
+        );
+        // Two at the same time have one each.
+        let second = folders.watch(std::slice::from_ref(&jobs.1)).await.unwrap();
+        drop(watch);
+        assert_eq!(descriptor(), first);
+        assert_eq!(lock(&folders.kept).len(), 1);
+        drop(second);
+        assert_eq!(lock(&folders.kept).len(), 2);
+    }
+
+    /// Ends when no folder is being read.
+    async fn until_idle(folders: &SpoolFolders) {
+        loop {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            if lock(&folders.turns).is_empty() {
+                return;
+            }
+        }
     }
 }
