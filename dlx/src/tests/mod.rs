@@ -19,6 +19,7 @@ mod proxy;
 mod relay;
 mod relayed;
 mod resending;
+mod reset_streams;
 mod series;
 mod service_ports;
 mod slow_clients;

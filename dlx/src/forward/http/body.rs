@@ -8,9 +8,9 @@ use std::{
 
 use bytes::Bytes;
 use http::Response;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 
-use super::{dial::UpstreamError, http1::AnswerBody, upload::Unanswered};
+use super::{dial::UpstreamError, http1::AnswerBody, library_body::LibraryBody, upload::Unanswered};
 use crate::state::{InFlight, NamespaceShare};
 
 /// A response's body on its way to the client.
@@ -43,7 +43,7 @@ pub(crate) enum FromResource {
     /// The DLX, over HTTP/1.1.
     Http1(AnswerBody),
     /// The HTTP library.
-    Library(Incoming),
+    Library(LibraryBody),
 }
 
 // === impl ResponseBody ===

@@ -6,7 +6,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{RequestBody, upstream::Upstream};
+use super::{RequestBody, library_body::LibraryBodyError, upstream::Upstream};
 use crate::{answer::explain, client::alive, state::EndpointTarget};
 
 /// Why a resource could not be reached, or did not answer.
@@ -32,6 +32,15 @@ pub(crate) enum UpstreamError {
     UnrequestedSwitch,
     #[error("the Transfer-Encoding of its response is not exactly chunked")]
     TransferCoding,
+}
+
+impl From<LibraryBodyError> for UpstreamError {
+    fn from(error: LibraryBodyError) -> Self {
+        match error {
+            LibraryBodyError::Read(error) => Self::Exchange(error),
+            LibraryBodyError::Reset => Self::Incomplete,
+        }
+    }
 }
 
 /// The timeout for connecting.

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
     ConnectionContext, ParkedRequest, RequestBody, ResponseBody, body::FromResource, headers, http1,
-    pool::Unsent, resend, static_response, upgrade, upload::Unanswered,
+    library_body::LibraryBody, pool::Unsent, resend, static_response, upgrade, upload::Unanswered,
 };
 use crate::{
     admit::{Admission, Admitted, weight},
@@ -338,14 +338,14 @@ async fn send(
     if switch {
         return Box::pin(upgrade::send(target, request)).await.map(|response| match response.status() {
             StatusCode::SWITCHING_PROTOCOLS => Answer::Switched(response),
-            _ => Answer::Http(response.map(FromResource::Library)),
+            _ => Answer::Http(response.map(|body| FromResource::Library(LibraryBody::new(body, false)))),
         });
     }
     if request.version() == Version::HTTP_2 {
         move_host(request);
-        return Box::pin(context.pool.send_http2(target, request))
-            .await
-            .map(|response| Answer::Http(response.map(FromResource::Library)));
+        return Box::pin(context.pool.send_http2(target, request)).await.map(|response| {
+            Answer::Http(response.map(|body| FromResource::Library(LibraryBody::new(body, true))))
+        });
     }
     let response = http1::send(&context.pool, target, request).await?;
     Ok(Answer::Http(response.map(FromResource::Http1)))

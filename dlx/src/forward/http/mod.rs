@@ -7,6 +7,7 @@ mod forward;
 mod habit;
 mod headers;
 mod http1;
+mod library_body;
 mod pool;
 mod relay;
 mod replay;

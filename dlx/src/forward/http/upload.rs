@@ -14,7 +14,11 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{ConnectionContext, replay::Replay};
+use super::{
+    ConnectionContext,
+    library_body::{LibraryBody, LibraryBodyError},
+    replay::Replay,
+};
 use crate::{
     client::{BusyGuard, ConnectionProgress},
     state::InFlight,
@@ -34,7 +38,7 @@ pub(crate) enum RequestBody {
 /// A body from a client.
 #[derive(Debug)]
 pub(crate) struct FromClient {
-    incoming: Incoming,
+    incoming: LibraryBody,
     /// The progress of its connection, over HTTP/1 only, where nothing else comes on it.
     awaited: Option<Arc<ConnectionProgress>>,
     state: Shared,
@@ -65,9 +69,10 @@ impl RequestBody {
         if incoming.is_end_stream() {
             return RequestBody::Empty;
         }
+        let http1 = context.socket.is_some();
         RequestBody::Streaming(FromClient {
-            incoming,
-            awaited: context.socket.is_some().then(|| context.progress.clone()),
+            incoming: LibraryBody::new(incoming, !http1),
+            awaited: http1.then(|| context.progress.clone()),
             state: Shared(Arc::new(Mutex::new(State::Answering(context.progress.busy())))),
         })
     }
@@ -83,12 +88,12 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = LibraryBodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, LibraryBodyError>>> {
         match self.get_mut() {
             RequestBody::Empty => Poll::Ready(None),
             RequestBody::Streaming(body) => Pin::new(body).poll_frame(cx),
@@ -124,12 +129,12 @@ impl FromClient {
 
 impl Body for FromClient {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = LibraryBodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, LibraryBodyError>>> {
         let this = self.get_mut();
         let frame = Pin::new(&mut this.incoming).poll_frame(cx);
         // The error may be a timeout, which is checked afterwards.
