@@ -285,3 +285,48 @@ async fn a_hundred_early_hints_are_enough() {
     let (_site, mut client, _) = site(answer, false).await;
     assert_eq!(ask(&mut client, "GET").await.unwrap().0, StatusCode::BAD_GATEWAY);
 }
+
+/// Clients that have sent a part of their bodies and pause: what is sent to the resource takes no memory meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_that_pause_keep_no_memory() {
+    const UPLOADS: usize = 100;
+    const PART: usize = 60_000;
+    let resident = || {
+        let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+        pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    };
+    let taken = Arc::new(AtomicUsize::new(0));
+    let takes = taken.clone();
+    let address = upstream::raw(move |mut stream, _| {
+        let taken = takes.clone();
+        async move {
+            let mut part = [0; 4096];
+            while let Ok(len @ 1..) = stream.read(&mut part).await {
+                taken.fetch_add(part[..len].iter().filter(|byte| **byte == b'~').count(), Ordering::SeqCst);
+            }
+        }
+    })
+    .await;
+    let site = Site::start(Plugin::at(address).awake("a", address), SiteOptions::default()).await;
+    let (mut client, connection) = h2::client::handshake(site.connect().await).await.unwrap();
+    tokio::spawn(connection);
+    let mut uploads = Vec::new();
+    let mut upload = async |number: usize| {
+        client = client.clone().ready().await.unwrap();
+        let (answer, mut to) =
+            client.send_request(Request::post("http://a.test/").body(()).unwrap(), false).unwrap();
+        to.send_data(Bytes::from(vec![b'~'; PART]), false).unwrap();
+        uploads.push((answer, to));
+        until("it came", || taken.load(Ordering::SeqCst) == (number + 1) * PART).await;
+    };
+    // What is allocated once.
+    for number in 0..10 {
+        upload(number).await;
+    }
+    let before = resident();
+    for number in 10..UPLOADS {
+        upload(number).await;
+    }
+    let each = resident().saturating_sub(before) / (UPLOADS - 10);
+    assert!(each < PART / 2, "{each} bytes each");
+}

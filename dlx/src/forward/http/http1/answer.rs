@@ -192,8 +192,11 @@ impl AnswerBody {
             Link::BesideUpload(from, _) => from.as_ref(),
             Link::None => return Poll::Ready(Err(UpstreamError::Incomplete)),
         };
-        // No memory is taken before something has come.
-        ready!(from.poll_read_ready(cx))?;
+        // No memory is kept or taken before something has come.
+        if from.poll_read_ready(cx)?.is_pending() {
+            self.room = BytesMut::new();
+            return Poll::Pending;
+        }
         if self.room.capacity() < MIN_ROOM {
             let left = match self.stage {
                 Stage::Length(left) => usize::try_from(left).unwrap_or(usize::MAX),
@@ -272,4 +275,34 @@ fn parse_trailers(bytes: &[u8]) -> Result<HeaderMap, UpstreamError> {
         trailers.append(name, value);
     }
     Ok(trailers)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use http_body_util::BodyExt;
+    use scaler_types::Endpoint;
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+    use super::*;
+    use crate::{forward::http::Pool, state::EndpointTarget};
+
+    /// As events that come now and then.
+    #[tokio::test]
+    async fn an_answer_that_pauses_keeps_no_memory() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = EndpointTarget::new(Endpoint::new(listener.local_addr().unwrap().to_string(), ""));
+        let connection = Pool::new().dial(&target).await.unwrap();
+        let (mut resource, _) = listener.accept().await.unwrap();
+        let framed = Framed { length: AnswerLength::ToTheEnd, ahead: Bytes::new(), keeps: false };
+        let mut body = AnswerBody::new(connection, framed);
+        for _ in 0..2 {
+            resource.write_all(b"event").await.unwrap();
+            assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "event");
+            assert!(body.room.capacity() > 0);
+            poll_fn(|cx| Poll::Ready(assert!(Pin::new(&mut body).poll_frame(cx).is_pending()))).await;
+            assert_eq!(body.room.capacity(), 0);
+        }
+    }
 }

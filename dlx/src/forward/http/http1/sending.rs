@@ -16,16 +16,18 @@ use crate::identify::chunks::may_be_trailer;
 
 /// How much of a body is taken before it is written.
 const MAX_AHEAD: usize = 64 * 1024;
+/// A thread keeps no more memory than this for the next request.
+const MAX_KEPT: usize = 2 * MAX_AHEAD;
 
 thread_local! {
-    /// Memory for what is written: most requests are written at once.
+    /// Memory for what is written, of no request while nothing is.
     static MEMORY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A request that is being sent.
 #[derive(Debug)]
 pub(super) struct Sending {
-    /// Taken and not written yet, from `written` on.
+    /// Taken and not written yet, from `written` on. Without memory while it is empty.
     out: Vec<u8>,
     written: usize,
     body: RequestBody,
@@ -53,7 +55,6 @@ impl Sending {
     /// Takes the body of the request.
     pub(super) fn new(request: &mut Request<RequestBody>) -> Self {
         let mut out = MEMORY.take();
-        out.clear();
         let rest = write_head(request, &mut out);
         let body = std::mem::replace(request.body_mut(), RequestBody::Empty);
         Self { out, written: 0, body, unsent: true, rest, untaken: false, discards: true }
@@ -95,14 +96,24 @@ impl Sending {
                     Err(_) => self.untaken = true,
                 }
             }
-            self.out.clear();
-            self.written = 0;
+            self.return_memory();
             if self.rest.is_none() || self.untaken && !self.discards {
                 return Poll::Ready(Ok(()));
             }
             if waits {
                 return Poll::Pending;
             }
+        }
+    }
+
+    /// Returns the memory to the thread: nothing is to be written.
+    fn return_memory(&mut self) {
+        self.written = 0;
+        let mut memory = std::mem::take(&mut self.out);
+        memory.clear();
+        if (1..=MAX_KEPT).contains(&memory.capacity()) {
+            // An error: the thread ends.
+            let _ = MEMORY.try_with(|own| own.replace(memory));
         }
     }
 
@@ -138,6 +149,9 @@ impl Sending {
             Some(Err(frame)) => (bytes::Bytes::new(), frame.into_trailers().ok()),
             None => (bytes::Bytes::new(), None),
         };
+        if self.out.capacity() == 0 {
+            self.out = MEMORY.take();
+        }
         match rest {
             Rest::Length(left) => {
                 let left =
@@ -176,10 +190,7 @@ impl Sending {
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        if self.out.capacity() <= MAX_AHEAD {
-            // An error: the thread ends.
-            let _ = MEMORY.try_with(|memory| memory.replace(std::mem::take(&mut self.out)));
-        }
+        self.return_memory();
     }
 }
 
