@@ -5,7 +5,7 @@ use super::{
     case::{Answer, Case, Sent},
     client::Seen,
 };
-use crate::testing::message::Message;
+use crate::testing::message::{Fields, Message};
 
 /// Something that must not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,8 +18,8 @@ pub(super) struct Finding {
 /// The rule about nginx and HAProxy.
 pub(super) const LAXER: &str = "no request is forwarded that nginx and HAProxy refuse";
 
-/// Fields of an answer that belong to the client's connection, or that the library adds.
-const OWN: [&str; 5] = ["connection", "keep-alive", "transfer-encoding", "date", "trailer"];
+/// Fields of an answer that belong to the client's connection, or that the library leaves out where it leaves out trailers.
+const OWN: [&str; 3] = ["connection", "transfer-encoding", "trailer"];
 /// Trailers must not have these (RFC 9110 6.5.1): a recipient that merges them into the head reads another message.
 const NEVER_TRAILERS: [&str; 9] = [
     "content-length",
@@ -47,7 +47,7 @@ pub(super) fn judge(case: &Case, relay: &Seen, library: &Seen, peers: &[(&str, S
     if !relay.settled && library.settled {
         findings.push(finding("nothing stays in flight", "the client has left"));
     }
-    let judged = judged(case, relay, library, &mut findings);
+    let judged = judged(relay, library, &mut findings);
     requests(relay, library, judged, &mut findings);
     if peers.len() == 2 {
         laxer(case, relay, peers, &mut findings);
@@ -57,85 +57,10 @@ pub(super) fn judge(case: &Case, relay: &Seen, library: &Seen, peers: &[(&str, S
     findings
 }
 
-/// Whether the library passes on an answer whose framing it does not read, because there is no body, or a length beside
-/// chunks. The relay refuses a length that is no number, too large, or another than a second one, and HTTP/1.0 with a
-/// transfer coding: a client may read them, and the same answer to GET is refused by both.
-fn has_unread_framing(case: &Case, passed: &Message) -> bool {
-    let Some(number) = number_of(passed) else { return false };
-    let (Some(sent), Some(request)) = (case.answers.get(number), case.requests.get(number)) else {
-        return false;
-    };
-    let bodiless =
-        request.is_head() || [&b"204"[..], b"304"].iter().any(|status| passed.start.starts_with(status));
-    let lengths = lengths(sent);
-    let is_known = |length: &Option<u64>| length.is_some_and(|length| length <= i64::MAX as u64);
-    let is_right = lengths.iter().all(|length| is_known(length) && *length == lengths[0]);
-    let head = sent.lines.concat().to_ascii_lowercase();
-    let has = |text: &[u8]| memchr::memmem::find(&head, text).is_some();
-    (bodiless || passed.fields.contains_key("transfer-encoding")) && !is_right
-        || bodiless && has(b"http/1.0 ") && has(b"transfer-encoding")
-}
-
-/// The lengths that an answer says it has, each of a list; `None` for one that is no number.
-fn lengths(answer: &Answer) -> Vec<Option<u64>> {
-    let head = answer.lines.concat().to_ascii_lowercase();
-    let values = head.split(|byte| *byte == b'\n').filter_map(|line| line.strip_prefix(b"content-length:"));
-    let values = values.flat_map(|value| value.split(|byte| *byte == b','));
-    let digits = |value: &[u8]| {
-        let text = String::from_utf8_lossy(value.trim_ascii()).into_owned();
-        text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
-    };
-    values.map(digits).collect()
-}
-
-/// Whether an answer has a length several times. The relay sends it once (RFC 9110 8.6); the library passes on all, or breaks
-/// off.
-fn has_equal_lengths(answer: &Answer) -> bool {
-    let lengths = lengths(answer);
-    lengths.len() > 1 && lengths.iter().all(|length| length.is_some() && *length == lengths[0])
-}
-
-/// Whether a chunked answer has what the relay does not pass on: a trailer that frames, routes or is about the client, which
-/// the library leaves out, or a size of more than 16 digits or 63 bits or with control characters behind it, which it writes
-/// anew.
-fn has_refused_chunk(answer: &Answer) -> bool {
-    let head = answer.lines.concat().to_ascii_lowercase();
-    let body = answer.body.concat();
-    let mut rest = &body[..];
-    if memchr::memmem::find(&head, b"transfer-encoding").is_none() {
-        return false;
-    }
-    while let Some(end) = memchr::memchr(b'\n', rest) {
-        let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
-        let digits: Vec<u8> = line.iter().copied().take_while(u8::is_ascii_hexdigit).collect();
-        let odd = digits.len() > 16 || line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t');
-        let size = u64::from_str_radix(&String::from_utf8_lossy(&digits), 16);
-        match size {
-            _ if odd => return true,
-            Err(_) => return false,
-            Ok(size) if size > i64::MAX as u64 => return true,
-            Ok(0) => return rest[end + 1..].split(|byte| *byte == b'\n').any(is_refused_trailer),
-            Ok(size) => rest = rest.get(end + 1 + size as usize + 2..).unwrap_or_default(),
-        }
-    }
-    false
-}
-
-fn is_refused_trailer(line: &[u8]) -> bool {
-    let line = line.to_ascii_lowercase();
-    let is_named =
-        |name: &&str| line.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b":"));
-    NEVER_TRAILERS.iter().chain(&["content-encoding", "forwarded", "x-real-ip"]).any(is_named)
-        || line.starts_with(b"x-forwarded-")
-}
-
-/// How many answers can be compared: one that the library passes on as it is, for two clients to read differently, or that
-/// the relay refuses for a reason that is listed, ends the comparison.
-fn judged(case: &Case, relay: &Seen, library: &Seen, findings: &mut Vec<Finding>) -> usize {
-    let listed =
-        case.answers.iter().position(|answer| has_equal_lengths(answer) || has_refused_chunk(answer));
-    let ambiguous = library.fault.is_some().then_some(library.answers.len());
-    let mut judged = listed.into_iter().chain(ambiguous).min().unwrap_or(usize::MAX);
+/// How many answers can be compared: one that the library passes on for two clients to read differently ends the comparison,
+/// and one that the relay refuses.
+fn judged(relay: &Seen, library: &Seen, findings: &mut Vec<Finding>) -> usize {
+    let mut judged = library.fault.as_ref().map_or(usize::MAX, |_| library.answers.len());
     for (number, own) in relay.answers.iter().enumerate().take(judged) {
         let other = library.answers.get(number);
         if own_code(own).is_none_or(|code| !code.starts_with("502"))
@@ -144,9 +69,9 @@ fn judged(case: &Case, relay: &Seen, library: &Seen, findings: &mut Vec<Finding>
             continue;
         }
         // Half of a head that is wrong already is refused, where the library waits for the rest.
-        if let Some(other) = other.filter(|other| !has_unread_framing(case, other)) {
+        if let Some(other) = other {
             findings.push(finding(
-                "the relay refuses only what is listed",
+                "the relay refuses no answer that the library passes on",
                 format!("answer {number}: {own}\n    library {other}"),
             ));
         }
@@ -204,12 +129,19 @@ fn requests(relay: &Seen, library: &Seen, judged: usize, findings: &mut Vec<Find
     }
 }
 
+/// Whether an answer has these trailers of this name.
+fn has_trailer(sent: Option<&Answer>, trailers: &Fields, name: &str) -> bool {
+    let Some(sent) = sent else { return false };
+    let text = sent.body.concat();
+    let lines = text.split(|byte| *byte == b'\n').filter_map(|line| {
+        let colon = memchr::memchr(b':', line)?;
+        line[..colon].eq_ignore_ascii_case(name.as_bytes()).then(|| line[colon + 1..].trim_ascii())
+    });
+    trailers.get(name).is_some_and(|values| lines.eq(values.iter().map(Vec::as_slice)))
+}
+
 fn request_differences(own: &Message, other: &Message) -> Vec<String> {
     let mut differences = other.differences(own);
-    // The library loses trailers.
-    if other.trailers.is_empty() {
-        differences.retain(|difference| !difference.starts_with("new trailer"));
-    }
     differences.extend(forbidden_trailers(own));
     differences
 }
@@ -336,7 +268,8 @@ fn answers(case: &Case, relay: &Seen, library: &Seen, judged: usize, findings: &
     for number in 0..relay.answers.len().max(library.answers.len()).min(judged) {
         match (relay.answers.get(number), library.answers.get(number)) {
             (Some(own), Some(other)) => {
-                let differences = answer_differences(own, other);
+                let sent = number_of(own).and_then(|number| case.answers.get(number));
+                let differences = answer_differences(sent, own, other);
                 if !differences.is_empty() {
                     let text =
                         format!("answer {number}: {differences:?}\n    relay   {own}\n    library {other}");
@@ -389,27 +322,28 @@ fn own_code(answer: &Message) -> Option<String> {
     own.then(|| format!("{} {}", answer.start.escape_ascii(), body.split(',').next().unwrap_or_default()))
 }
 
-fn answer_differences(own: &Message, other: &Message) -> Vec<String> {
+fn answer_differences(sent: Option<&Answer>, own: &Message, other: &Message) -> Vec<String> {
     if let (Some(own), Some(other)) = (own_code(own), own_code(other)) {
         return if own == other { Vec::new() } else { vec![format!("{other} became {own}")] };
     }
     let plain = |message: &Message| {
         let mut plain = Message { before: Vec::new(), ..message.clone() };
-        // The library has reason phrases of its own.
-        plain.start.truncate(3);
         for name in OWN {
             plain.fields.remove(name);
+        }
+        // The library adds a date, and that of a plain answer is of its time.
+        if sent
+            .is_none_or(|sent| !sent.lines.iter().any(|line| line.to_ascii_lowercase().starts_with(b"date:")))
+        {
+            plain.fields.remove("date");
         }
         plain
     };
     let mut differences = plain(other).differences(&plain(own));
-    // The library loses trailers and lengths of 304 that it has twice, and passes on lengths of 204 that are no numbers to it.
-    let is_304 = own.start.starts_with(b"304");
-    let is_204 = own.start.starts_with(b"204");
+    // The library passes trailers on to those clients alone that say that they take them.
     differences.retain(|difference| {
-        !(difference.starts_with("new trailer")
-            || is_304 && difference == "new field content-length"
-            || is_204 && difference == "lost field content-length")
+        let name = difference.strip_prefix("new trailer ");
+        !name.is_some_and(|name| has_trailer(sent, &own.trailers, name))
     });
     differences.extend(forbidden_trailers(own));
     differences

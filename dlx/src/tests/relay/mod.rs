@@ -7,8 +7,8 @@
 //! - If the library forwards a request, or an answer, so does the relay, unless [`compare`] lists why not.
 //! - What goes out at either end can be read in one way only: by [`Message::parse`](crate::testing::message::Message::parse),
 //!   unless the library sends the same.
-//! - The client gets the same answers, but for the case of letters and the order of fields, the reason phrase, `Date`, answers
-//!   of status 1xx and trailers, which the library changes or loses, and the fields of the connection. The answer to a request
+//! - The client gets the same answers, but for the case of letters and the order of fields, `Date`, answers of status 1xx and
+//!   trailers, which the library adds or loses, and the fields of the connection. The answer to a request
 //!   is never made of what followed another answer.
 //! - A connection on which bytes followed an answer, or on which an answer had no end, carries no other request.
 //!
