@@ -171,7 +171,8 @@ async fn send_on(
             marked = true;
         }
         let sent = {
-            let mut sending = std::pin::pin!(send(&context, &target, &mut request, switch.is_some()));
+            let how = forwarded_headers(&context, resource);
+            let mut sending = std::pin::pin!(send(&context, &target, &mut request, how, switch.is_some()));
             match held {
                 None => sending.await,
                 Some((permit, how)) => {
@@ -241,7 +242,7 @@ struct Outgoing {
     switch: Option<OnUpgrade>,
 }
 
-/// The request as it is sent to the resource.
+/// The request as it is sent to the resource. In HTTP/1.1 its host and the fields about its client are written with its head.
 fn outgoing(
     context: &ConnectionContext,
     resource: &ResourceHandle,
@@ -252,17 +253,19 @@ fn outgoing(
     let protocol = upgrade::requested_protocol(&parts.headers, parts.version);
     let switch = protocol.as_ref().and_then(|_| parts.extensions.remove::<OnUpgrade>());
     parts.extensions.clear();
-    if let Some(authority) = parts.uri.authority() {
+    let grpc = parts.version == Version::HTTP_2 && is_grpc(&parts.headers);
+    // On a resource's own port the client's protocol is kept: the resource may speak no other.
+    let http2 = parts.version == Version::HTTP_2 && (grpc || context.origin.port.is_some());
+    // HTTP/1.1 requires a Host; a request without one is sent on as HTTP/1.0.
+    let has_host = parts.uri.authority().is_some() || parts.headers.contains_key(header::HOST);
+    let http10 = parts.version == Version::HTTP_10 && !has_host;
+    let by_library = http2 || switch.is_some();
+    if let Some(authority) = parts.uri.authority().filter(|_| by_library || path.is_some()) {
         // An authority takes precedence over a Host header.
         if let Ok(host) = HeaderValue::try_from(authority.as_str()) {
             parts.headers.insert(header::HOST, host);
         }
     }
-    let grpc = parts.version == Version::HTTP_2 && is_grpc(&parts.headers);
-    // On a resource's own port the client's protocol is kept: the resource may speak no other.
-    let http2 = parts.version == Version::HTTP_2 && (grpc || context.origin.port.is_some());
-    // HTTP/1.1 requires a Host; a request without one is sent on as HTTP/1.0.
-    let http10 = parts.version == Version::HTTP_10 && !parts.headers.contains_key(header::HOST);
     let trailers = grpc || headers::takes_trailers(&parts.headers);
     if parts.version == Version::HTTP_2 {
         // The library refuses the others.
@@ -271,21 +274,21 @@ fn outgoing(
     } else {
         headers::strip(&mut parts.headers);
     }
-    if !http2 {
-        if parts.version == Version::HTTP_2 {
-            headers::join_cookies(&mut parts.headers);
-        }
-        if !body.is_end_stream() && body.size_hint().exact().is_none() {
-            // Set here: hyper would take a GET or HEAD to have no body.
-            parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
+    if !http2 && parts.version == Version::HTTP_2 {
+        headers::join_cookies(&mut parts.headers);
+    }
+    if switch.is_some() && !body.is_end_stream() && body.size_hint().exact().is_none() {
+        // Set here: hyper would take a GET or HEAD to have no body.
+        parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     // hyper answers 100-continue when the body is read: the resource need not. Any other is the resource's to refuse.
     let is_continue = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
     if parts.headers.get_all(header::EXPECT).iter().all(is_continue) {
         parts.headers.remove(header::EXPECT);
     }
-    headers::forwarded(&mut parts.headers, &context.origin.peer, forwarded_headers(context, resource));
+    if by_library {
+        headers::forwarded(&mut parts.headers, &context.origin.peer, forwarded_headers(context, resource));
+    }
     if let Some(protocol) = protocol.filter(|_| switch.is_some()) {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, protocol);
@@ -301,10 +304,10 @@ fn outgoing(
         (false, true) => Version::HTTP_10,
         (false, false) => Version::HTTP_11,
     };
-    let path = path.or_else(|| parts.uri.path_and_query().cloned());
     parts.uri = match path {
+        None if !by_library => parts.uri,
+        None => parts.uri.path_and_query().cloned().map_or(Uri::from_static("/"), Uri::from),
         Some(path) => Uri::from(path),
-        None => Uri::from_static("/"),
     };
     let request = Box::new(Request::from_parts(parts, RequestBody::from_client(body, context)));
     Outgoing { request, switch }
@@ -333,6 +336,7 @@ async fn send(
     context: &ConnectionContext,
     target: &EndpointTarget,
     request: &mut Request<RequestBody>,
+    how: ForwardedHeaders,
     switch: bool,
 ) -> Result<Answer, Unsent> {
     if switch {
@@ -347,7 +351,7 @@ async fn send(
             Answer::Http(response.map(|body| FromResource::Library(LibraryBody::new(body, true))))
         });
     }
-    let response = http1::send(&context.pool, target, request).await?;
+    let response = http1::send(&context.pool, target, request, (how, &context.origin.peer)).await?;
     Ok(Answer::Http(response.map(FromResource::Http1)))
 }
 

@@ -96,8 +96,8 @@ pub(crate) fn takes_trailers(headers: &HeaderMap) -> bool {
 
 /// Joins the `Cookie` fields that HTTP/2 may split (RFC 9113 8.2.3): HTTP/1 has one.
 pub(crate) fn join_cookies(headers: &mut HeaderMap) {
-    let crumbs: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if crumbs.len() > 1 {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_some() {
+        let crumbs: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
         // Valid values, joined, are valid.
         if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
             headers.insert(header::COOKIE, whole);
@@ -167,6 +167,90 @@ pub(crate) fn forwarded(headers: &mut HeaderMap, peer: &HeaderValue, how: Forwar
         headers.entry(X_FORWARDED_HOST).or_insert(host);
     }
     headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+}
+
+/// Writes the fields of a request's head: those that came, with the ones about its client passed on, extended or replaced as
+/// `how` says. `host` is the request's host, `peer` the client's address.
+pub(crate) fn write_fields<'f, I: Iterator<Item = (&'f str, &'f [u8])>>(
+    out: &mut Vec<u8>,
+    fields: impl Fn() -> I,
+    host: Option<&[u8]>,
+    (how, peer): (ForwardedHeaders, &[u8]),
+) {
+    let mut has = AboutClient::default();
+    for (name, value) in fields() {
+        let kept = match how {
+            ForwardedHeaders::Preserve => {
+                has.note(name);
+                true
+            }
+            ForwardedHeaders::Append => {
+                has.note(name);
+                !is_forwarded_for(name)
+            }
+            ForwardedHeaders::Replace => !is_about_client(name),
+        };
+        if kept {
+            write_field(out, name, value);
+        }
+    }
+    if how == ForwardedHeaders::Preserve {
+        if !has.address {
+            write_field(out, "X-Forwarded-For", peer);
+        }
+        return;
+    }
+    out.extend_from_slice(b"X-Forwarded-For: ");
+    if how == ForwardedHeaders::Append {
+        for (_, value) in fields().filter(|(name, _)| is_forwarded_for(name)) {
+            out.extend_from_slice(value);
+            out.extend_from_slice(b", ");
+        }
+    }
+    out.extend_from_slice(peer);
+    out.extend_from_slice(b"\r\n");
+    if let Some(host) = host.filter(|_| !has.host) {
+        write_field(out, "X-Forwarded-Host", host);
+    }
+    if !has.proto {
+        write_field(out, "X-Forwarded-Proto", b"http");
+    }
+}
+
+/// Writes a field.
+pub(crate) fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Which fields about its client a request has.
+#[derive(Debug, Default)]
+struct AboutClient {
+    /// One with its address.
+    address: bool,
+    host: bool,
+    proto: bool,
+}
+
+// === impl AboutClient ===
+
+impl AboutClient {
+    fn note(&mut self, name: &str) {
+        match name.len() {
+            9 if name.eq_ignore_ascii_case("x-real-ip") => self.address = true,
+            9 if name.eq_ignore_ascii_case("forwarded") => self.address = true,
+            15 if is_forwarded_for(name) => self.address = true,
+            16 if name.eq_ignore_ascii_case("x-forwarded-host") => self.host = true,
+            17 if name.eq_ignore_ascii_case("x-forwarded-proto") => self.proto = true,
+            _ => {}
+        }
+    }
+}
+
+fn is_forwarded_for(name: &str) -> bool {
+    name.eq_ignore_ascii_case("x-forwarded-for")
 }
 
 /// How often `Via` has this mark.

@@ -9,8 +9,9 @@ use std::{future::poll_fn, sync::Arc, task::Poll};
 
 pub(crate) use answer::AnswerBody;
 use answer::UploadTask;
+use daemon::settings::ForwardedHeaders;
 use head::{Framed, HeadReader};
-use http::{Request, Response, response};
+use http::{HeaderValue, Request, Response, response};
 use sending::Sending;
 use tokio::time::Instant;
 
@@ -36,11 +37,12 @@ enum Failed {
     Upstream(UpstreamError),
 }
 
-/// Sends a request and waits for the head of its answer.
+/// Sends a request and waits for the head of its answer. `client` says how the fields about it are forwarded, and its address.
 pub(crate) async fn send(
     pool: &Arc<Pool>,
     target: &EndpointTarget,
     request: &mut Request<RequestBody>,
+    client: (ForwardedHeaders, &HeaderValue),
 ) -> Result<Response<AnswerBody>, Unsent> {
     loop {
         let (safe, second) = (resend::is_safe(request), resend::is_second(request));
@@ -57,7 +59,7 @@ pub(crate) async fn send(
                 Err(error) => return Err(Unsent::Never(error)),
             },
         };
-        let failed = match exchange(&mut connection, request, safe).await {
+        let failed = match exchange(&mut connection, request, client, safe).await {
             Ok(begun) => {
                 pool.count_second(second);
                 return Ok(answer(connection, begun));
@@ -93,11 +95,12 @@ struct Begun {
 async fn exchange(
     connection: &mut PooledConnection,
     request: &mut Request<RequestBody>,
+    client: (ForwardedHeaders, &HeaderValue),
     safe: bool,
 ) -> Result<Begun, Failed> {
     let sent = Instant::now();
     let mut reader = HeadReader::new(request);
-    let mut sending = Some(Sending::new(request));
+    let mut sending = Some(Sending::new(request, client));
     let may_cross = safe && connection.reused;
     let mut untaken = false;
     let (head, mut body) = poll_fn(|cx| {

@@ -7,11 +7,12 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{HeaderMap, Request, Version, header};
+use daemon::settings::ForwardedHeaders;
+use http::{HeaderValue, Request, Version, header};
 use hyper::body::{Body as _, Frame};
 use tokio::net::TcpStream;
 
-use super::super::RequestBody;
+use super::super::{RequestBody, headers};
 use crate::identify::chunks::may_be_trailer;
 
 /// How much of a body is taken before it is written.
@@ -52,10 +53,10 @@ enum Rest {
 // === impl Sending ===
 
 impl Sending {
-    /// Takes the body of the request.
-    pub(super) fn new(request: &mut Request<RequestBody>) -> Self {
+    /// Takes the body of the request; `client` says how the fields about it are forwarded, and its address.
+    pub(super) fn new(request: &mut Request<RequestBody>, client: (ForwardedHeaders, &HeaderValue)) -> Self {
         let mut out = MEMORY.take();
-        let rest = write_head(request, &mut out);
+        let rest = write_head(request, client, &mut out);
         let body = std::mem::replace(request.body_mut(), RequestBody::Empty);
         Self { out, written: 0, body, unsent: true, rest, untaken: false, discards: true }
     }
@@ -180,7 +181,9 @@ impl Sending {
                         trailers.remove(name);
                     }
                 }
-                write_fields(&trailers, &mut self.out);
+                for (name, value) in &trailers {
+                    headers::write_field(&mut self.out, name.as_str(), value.as_bytes());
+                }
                 self.out.extend_from_slice(b"\r\n");
                 Ok(None)
             }
@@ -195,7 +198,11 @@ impl Drop for Sending {
 }
 
 /// Writes the head, and says how the body is framed; `None`: it has none.
-fn write_head(request: &Request<RequestBody>, out: &mut Vec<u8>) -> Option<Rest> {
+fn write_head(
+    request: &Request<RequestBody>,
+    (how, peer): (ForwardedHeaders, &HeaderValue),
+    out: &mut Vec<u8>,
+) -> Option<Rest> {
     let version: &[u8] = if request.version() == Version::HTTP_10 { b"1.0" } else { b"1.1" };
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     // `http://a.test?b` has a query and no path.
@@ -204,29 +211,32 @@ fn write_head(request: &Request<RequestBody>, out: &mut Vec<u8>) -> Option<Rest>
     for part in [method, b" ", root, target.as_bytes(), b" HTTP/", version, b"\r\n"] {
         out.extend_from_slice(part);
     }
-    write_fields(request.headers(), out);
+    // An authority takes precedence over a Host header.
+    let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+    if let Some(authority) = authority {
+        headers::write_field(out, "host", authority);
+    }
+    let fields = || {
+        let fields = request.headers().iter();
+        let fields = fields.filter(|(name, _)| authority.is_none() || **name != header::HOST);
+        fields.map(|(name, value)| (name.as_str(), value.as_bytes()))
+    };
+    let host = authority.or_else(|| request.headers().get(header::HOST).map(HeaderValue::as_bytes));
+    headers::write_fields(out, fields, host, (how, peer.as_bytes()));
     let rest = if request.body().is_end_stream() {
         None
-    } else if request.headers().contains_key(header::TRANSFER_ENCODING) {
-        Some(Rest::Chunks)
-    } else {
-        let length = request.body().size_hint().exact().unwrap_or_default();
+    } else if let Some(length) = request.body().size_hint().exact() {
         if !request.headers().contains_key(header::CONTENT_LENGTH) {
             // Writing to memory does not fail.
             let _ = write!(out, "content-length: {length}\r\n");
         }
         (length > 0).then_some(Rest::Length(length))
+    } else {
+        out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+        Some(Rest::Chunks)
     };
     out.extend_from_slice(b"\r\n");
     rest
-}
-
-fn write_fields(fields: &HeaderMap, out: &mut Vec<u8>) {
-    for (name, value) in fields {
-        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-            out.extend_from_slice(part);
-        }
-    }
 }
 
 fn poll_write(cx: &mut Context<'_>, to: &TcpStream, bytes: &[u8]) -> Poll<io::Result<usize>> {

@@ -11,7 +11,6 @@ use super::{
         headers,
     },
     body::Body,
-    request::write_field,
 };
 use crate::identify::head::MAX_FIELDS;
 
@@ -109,18 +108,18 @@ fn write_fields(
             // Equal ones are sent once (RFC 9110 8.6).
             if passes_length && !std::mem::replace(&mut length_written, true) {
                 let first = field.value.split(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
-                write_field(out, &Header { name, value: first });
+                headers::write_field(out, name, first);
             }
         } else if status == 426 && name.eq_ignore_ascii_case("upgrade") && !upgrade_written {
             upgrade_written = true;
             out.extend_from_slice(b"Connection: upgrade\r\n");
-            write_field(out, field);
+            headers::write_field(out, name, field.value);
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
             if passes_coding {
-                write_field(out, &Header { name, value: b"chunked" });
+                headers::write_field(out, name, b"chunked");
             }
         } else if !headers::is_hop_by_hop(name) && !framing.names(name) {
-            write_field(out, field);
+            headers::write_field(out, name, field.value);
         }
     }
 }

@@ -1,8 +1,5 @@
 //! Decides whether a request is plain, and writes its head for the resource.
 
-use daemon::settings::ForwardedHeaders;
-use httparse::Header;
-
 use super::{super::headers, body::Body};
 use crate::{
     admit::static_answer,
@@ -10,10 +7,10 @@ use crate::{
     identify::{
         Origin,
         head::{Head, Length, is_plain},
-        is_about_client,
     },
     state::ResourceHandle,
 };
+use daemon::settings::ForwardedHeaders;
 
 /// The longest head of a plain request.
 pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -113,81 +110,18 @@ impl<'h, 'b> PlainRequest<'h, 'b> {
         how: ForwardedHeaders,
         mark: Option<&[u8]>,
     ) {
-        let peer = origin.peer.as_bytes();
         let line = [self.head.method.as_bytes(), b" ", self.head.target.as_bytes(), b" HTTP/1.1\r\n"];
         line.into_iter().for_each(|part| out.extend_from_slice(part));
-        let mut has = AboutClient::default();
-        for field in self.head.fields {
-            let kept = !headers::is_hop_by_hop(field.name)
-                && match how {
-                    ForwardedHeaders::Preserve => {
-                        has.note(field.name);
-                        true
-                    }
-                    ForwardedHeaders::Append => {
-                        has.note(field.name);
-                        !is_forwarded_for(field.name)
-                    }
-                    ForwardedHeaders::Replace => !is_about_client(field.name),
-                };
-            if kept {
-                write_field(out, field);
-            }
-        }
-        match how {
-            ForwardedHeaders::Preserve if has.address => {}
-            ForwardedHeaders::Preserve => write_named(out, "X-Forwarded-For", peer),
-            ForwardedHeaders::Append | ForwardedHeaders::Replace => {
-                out.extend_from_slice(b"X-Forwarded-For: ");
-                if how == ForwardedHeaders::Append {
-                    for field in self.head.fields.iter().filter(|field| is_forwarded_for(field.name)) {
-                        out.extend_from_slice(field.value);
-                        out.extend_from_slice(b", ");
-                    }
-                }
-                out.extend_from_slice(peer);
-                out.extend_from_slice(b"\r\n");
-                if !has.host {
-                    write_named(out, "X-Forwarded-Host", self.host.as_bytes());
-                }
-                if !has.proto {
-                    write_named(out, "X-Forwarded-Proto", b"http");
-                }
-            }
-        }
+        let fields = || {
+            let fields = self.head.fields.iter().filter(|field| !headers::is_hop_by_hop(field.name));
+            fields.map(|field| (field.name, field.value))
+        };
+        headers::write_fields(out, fields, Some(self.host.as_bytes()), (how, origin.peer.as_bytes()));
         if let Some(mark) = mark {
-            write_named(out, "Via", mark);
+            headers::write_field(out, "Via", mark);
         }
         out.extend_from_slice(b"\r\n");
     }
-}
-
-/// Which fields about the client a request has.
-#[derive(Debug, Default)]
-struct AboutClient {
-    /// One with its address.
-    address: bool,
-    host: bool,
-    proto: bool,
-}
-
-// === impl AboutClient ===
-
-impl AboutClient {
-    fn note(&mut self, name: &str) {
-        match name.len() {
-            9 if name.eq_ignore_ascii_case("x-real-ip") => self.address = true,
-            9 if name.eq_ignore_ascii_case("forwarded") => self.address = true,
-            15 if is_forwarded_for(name) => self.address = true,
-            16 if name.eq_ignore_ascii_case("x-forwarded-host") => self.host = true,
-            17 if name.eq_ignore_ascii_case("x-forwarded-proto") => self.proto = true,
-            _ => {}
-        }
-    }
-}
-
-fn is_forwarded_for(name: &str) -> bool {
-    name.eq_ignore_ascii_case("x-forwarded-for")
 }
 
 /// Whether each line of a head ends with CR LF, and none is empty but the last.
@@ -195,16 +129,4 @@ fn has_whole_lines(head: &[u8]) -> bool {
     is_seeded(SeededFault::BareLf)
         || !head.starts_with(b"\r")
             && memchr::memchr_iter(b'\n', head).all(|at| at > 0 && head[at - 1] == b'\r')
-}
-
-/// Writes a field as it came.
-pub(super) fn write_field(out: &mut Vec<u8>, field: &Header<'_>) {
-    write_named(out, field.name, field.value);
-}
-
-fn write_named(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
 }
