@@ -24,6 +24,8 @@ pub(crate) use history::{QueueHistory, QueueNotIdle};
 
 /// Between two readings of a queue; each is up to a fifth less, so that readings of several queues do not stay together.
 const POLL_INTERVAL: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(5));
+/// Between the reading that found the first message and the next: others may have come right after it.
+const FOLLOW_UP_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two readings of one that cannot be read.
 const ERROR_PAUSE: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(60));
 /// A queue is read so much early where others of its source are read.
@@ -60,6 +62,8 @@ struct QueueState {
     failed: bool,
     /// It was empty at its last reading, and no source has said otherwise since.
     empty: bool,
+    /// Its source has said that it has its first message, which is to be read.
+    noticed: bool,
 }
 
 /// Identifies a running source.
@@ -174,6 +178,7 @@ impl QueueReader {
                 reading: false,
                 failed: false,
                 empty: false,
+                noticed: false,
             });
         }
     }
@@ -182,7 +187,7 @@ impl QueueReader {
     fn read_now(&mut self, queues: &[String]) {
         for queue in queues {
             if let Some(state) = self.queues.get_mut(queue) {
-                (state.due, state.empty) = (Instant::now(), false);
+                (state.due, state.empty, state.noticed) = (Instant::now(), false, true);
             }
         }
     }
@@ -263,7 +268,8 @@ impl QueueReader {
             match reading {
                 Ok(reading) => {
                     (state.errors, state.failed) = (ERROR_PAUSE, false);
-                    state.due = readings.at + interval;
+                    let follows_up = std::mem::take(&mut state.noticed);
+                    state.due = readings.at + if follows_up { FOLLOW_UP_INTERVAL } else { interval };
                     state.empty = reading.waiting == Some(0);
                 }
                 Err(_) => {

@@ -117,3 +117,18 @@ async fn an_empty_queue_is_read_as_soon_as_its_source_says_that_it_has_a_message
         site.next().await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_with_its_first_message_is_read_again_a_second_later() {
+    let mut site = Site::start(&["test://a"]);
+    site.next().await;
+    site.broker.put("test://a", 1);
+    site.next().await;
+    let noticed = Instant::now();
+    // The rest of a burst.
+    site.broker.state().waiting.insert("test://a".to_owned(), 100);
+    assert_eq!(site.next().await.readings[0].1.as_ref().unwrap().waiting, Some(100));
+    assert_eq!(noticed.elapsed(), FOLLOW_UP_INTERVAL);
+    site.next().await;
+    assert!(noticed.elapsed() >= Duration::from_secs(5), "{:?}", noticed.elapsed());
+}
