@@ -46,7 +46,7 @@ use uri::Uri;
 
 /// How often empty queues are read again whose broker does not tell of new messages: so often that the first message is followed by the
 /// replicas within a second.
-const POLL: Duration = Duration::from_millis(750);
+const POLL: Duration = Duration::from_millis(500);
 
 /// A broker that was last asked longer ago is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);

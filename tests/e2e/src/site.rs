@@ -7,6 +7,7 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
+    time::SystemTime,
 };
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
@@ -190,8 +191,24 @@ impl Site {
 
     /// What is written on a resource, read from the state folder: null if nothing is.
     pub fn record(&self, namespace: &str, name: &str) -> Value {
-        let path = self.folder().join("state/records/process").join(namespace).join(format!("{name}.json"));
-        fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+        fs::read(self.record_file(namespace, name))
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .unwrap_or_default()
+    }
+
+    /// When a resource's record was written last.
+    ///
+    /// # Panics
+    ///
+    /// It has none.
+    pub fn written(&self, namespace: &str, name: &str) -> SystemTime {
+        let written = fs::metadata(self.record_file(namespace, name)).and_then(|file| file.modified());
+        written.unwrap_or_else(|error| panic!("the record of {namespace}/{name}: {error}"))
+    }
+
+    fn record_file(&self, namespace: &str, name: &str) -> PathBuf {
+        self.folder().join("state/records/process").join(namespace).join(format!("{name}.json"))
     }
 
     /// The state written on a resource: `active`, `draining`, ...; empty if nothing is.

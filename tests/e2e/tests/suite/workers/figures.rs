@@ -40,17 +40,15 @@ impl Latencies {
         let mut put = Vec::new();
         for (name, queue) in queues {
             pause(random.between(Duration::ZERO..apart * 2)).await;
-            let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock after 1970");
+            put.push((name, SystemTime::now()));
             queue.put(1).await;
-            put.push((name, at));
         }
         for (name, at) in put {
             site.replicas_are(NAMESPACE, name, 1).await;
-            // The version is the time of the last write, in nanoseconds since 1970.
-            let version = site.record(NAMESPACE, name)["version"].as_u64().expect("a version");
-            let woken = Duration::from_nanos(version);
-            assert!(woken > at, "{name} was woken {:?} before its message", at.saturating_sub(woken));
-            self.0.push(woken.saturating_sub(at));
+            match site.written(NAMESPACE, name).duration_since(at) {
+                Ok(latency) => self.0.push(latency),
+                Err(error) => panic!("{name} was woken {:?} before its message", error.duration()),
+            }
         }
     }
 
