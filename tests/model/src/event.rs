@@ -87,6 +87,8 @@ pub enum Event {
     LeaderWakeConflict,
     /// The leader woke it while a request was held.
     WokenBesideRequest,
+    /// The leader took one for awake that had come up after its wake had failed.
+    FailedResumed,
 }
 
 // === impl Event ===
@@ -136,6 +138,7 @@ impl Event {
         Self::WokenByLeader,
         Self::LeaderWakeConflict,
         Self::WokenBesideRequest,
+        Self::FailedResumed,
     ];
 
     /// Its bit in a set of events.

@@ -76,5 +76,8 @@ scenarios! {
         => [WokenByLeader, LeaderWakeConflict, WokenBesideRequest];
     woken_by_the_leader_over_old_pods: Model { autoscalers: 1, places: 1, dlxs: 1, pods_lag: true, slept: true, ..Model::new(BASE.metrics(1)) }
         => [WokenByLeader, OldPodBuried, Committed];
+    /// Its wake failed and it came up since: the leader takes it for awake, and its replicas go by the rule.
+    resumed_after_a_failed_wake: Model { places: 1, dlxs: 1, autoscalers: 1, slept: true, ..Model::new(BASE.failures(1).metrics(1).resizes(1)) }
+        => [WakeFailed, FailedResumed, Resized, Committed];
     undone: Model { places: 1, dlxs: 1, autoscalers: 1, ..Model::new(BASE.undos(1)) } => [Undone, UndoneDuringDrain];
 }

@@ -119,6 +119,9 @@ impl Step<'_> {
                 if self.world.dlx.iter().flatten().any(|dlx| dlx.held > 0) {
                     self.note(Event::WokenBesideRequest);
                 }
+                if from == Phase::Failed && self.world.store.now.scaled && self.world.store.up {
+                    self.note(Event::FailedResumed);
+                }
                 self.world.store.now.scaled = true;
                 self.world.store.committed = false;
             }
