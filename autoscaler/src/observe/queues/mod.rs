@@ -209,14 +209,14 @@ impl QueueReader {
     }
 
     /// Begins to read the queues that are due, those of one source in one call. Those that failed have calls of their own, which may
-    /// take long.
+    /// take long, and so have those with a first message, which wait for no other.
     fn read_due(&mut self) {
         let now = Instant::now();
         if !self.queues.values().any(|queue| !queue.reading && queue.due <= now) {
             return;
         }
         let mut calls =
-            HashMap::<(SourceKey, bool), (Arc<dyn RunningMetricSource>, Vec<String>, bool)>::new();
+            HashMap::<(SourceKey, bool, bool), (Arc<dyn RunningMetricSource>, Vec<String>, bool)>::new();
         let mut unroutable = Vec::new();
         for (queue, state) in self.queues.iter_mut().filter(|(_, state)| !state.reading) {
             let is_due = state.due <= now;
@@ -226,7 +226,7 @@ impl QueueReader {
             match self.sources.route(queue) {
                 Ok(source) => {
                     let call = calls
-                        .entry((source_key(&source), state.failed))
+                        .entry((source_key(&source), state.failed, state.noticed))
                         .or_insert_with(|| (source, Vec::new(), false));
                     call.1.push(queue.clone());
                     call.2 |= is_due;

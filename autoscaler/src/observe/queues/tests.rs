@@ -132,3 +132,15 @@ async fn a_queue_with_its_first_message_is_read_again_a_second_later() {
     site.next().await;
     assert!(noticed.elapsed() >= Duration::from_secs(5), "{:?}", noticed.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_with_its_first_message_is_read_alone() {
+    let mut site = Site::start(&["test://a", "test://full"]);
+    site.broker.state().waiting.insert("test://full".to_owned(), 3);
+    site.next().await;
+    // The other is to be read within a second.
+    tokio::time::advance(Duration::from_millis(3900)).await;
+    site.broker.put("test://a", 1);
+    let QueueReadings { readings, .. } = site.next().await;
+    assert_eq!(readings.iter().map(|(queue, _)| queue).collect::<Vec<_>>(), ["test://a"]);
+}
