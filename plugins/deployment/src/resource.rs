@@ -129,19 +129,20 @@ fn listed(state: &State, id: &ResourceId) -> Option<ListedWorkload> {
         }
         unheeded.get_or_insert(other);
     }
+    if let Some(why) = status.refusal() {
+        if options.scaling_options.counts_requests() {
+            // The DLXs do not count them, and none of them would count as none.
+            resource.scaling = None;
+            unheeded.get_or_insert_with(|| why.to_owned());
+        }
+        warnings.push(Warning { reason: reasons::INTERCEPTION_REFUSED, message: why.to_owned() });
+        keep.push(why.to_owned());
+    }
     let is_asleep = matches!(workload.stored.record.phase, Phase::Asleep | Phase::Failed);
     if let Some(why) = unheeded.filter(|_| options.goes_by_metrics && is_asleep && workload.replicas == 0)
         && resource.wake_now.is_empty()
     {
         resource.wake_now = format!("its metrics could not wake it: {why}");
-    }
-    if let Some(why) = status.refusal() {
-        if options.scaling_options.counts_requests() {
-            // The DLXs do not count them, and none of them would count as none.
-            resource.scaling = None;
-        }
-        warnings.push(Warning { reason: reasons::INTERCEPTION_REFUSED, message: why.to_owned() });
-        keep.push(why.to_owned());
     }
     if let Some(message) = interception::interception_by_default(state, workload, &options) {
         warnings.push(Warning { reason: reasons::INTERCEPTED_BY_DEFAULT, message });

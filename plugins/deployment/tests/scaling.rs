@@ -150,6 +150,27 @@ async fn a_sleeping_worker_that_its_metrics_could_not_wake_any_more_is_woken() {
     assert_eq!(until(&leader, "mailer", |mailer| mailer.replicas == 0).await.wake_now, "");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sleeping_worker_whose_metrics_are_ignored_is_woken_with_the_replicas_it_had() {
+    let scene = Scene::new().await;
+    let mut worker = mailer(json!({"scaler.dev/scale-to-zero": "5m"}));
+    worker["spec"]["replicas"] = json!(4);
+    scene.create("Deployment", worker).await;
+    let leader = scene.leader().await;
+    sleep(&leader, "mailer").await.unwrap();
+    assert_eq!(until(&leader, "mailer", |mailer| mailer.replicas == 0).await.wake_now, "");
+    annotate(&scene, "scaler.dev/in-flight-per-replica", json!("8")).await;
+    // Its requests would have to be counted, and reach it by no Service.
+    let ignored = until(&leader, "mailer", |mailer| !mailer.wake_now.is_empty()).await;
+    assert!(ignored.wake_now.contains("no Service selects its pods"), "{}", ignored.wake_now);
+    assert_eq!(ignored.scaling, None);
+    scene.observe("mailer", 0).await;
+    let version = one(&leader, "mailer").await.version;
+    let wake = request("mailer", Target::AtLeast(1), &version, record(Phase::Active, 2));
+    soon(leader.set_scale(&wake)).await.unwrap();
+    until(&leader, "mailer", |mailer| mailer.replicas == 4).await;
+}
+
 /// Requests wake it: an annotation that is not valid changes nothing about that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sleeping_workload_without_a_queue_stays_asleep_whatever_its_annotations_say() {

@@ -249,6 +249,11 @@ impl State {
         workload_in(&self.kinds, &self.workloads, id)
     }
 
+    /// Whether metrics decide how many replicas it has, as the daemons see it.
+    pub(crate) fn is_scaled(&self, id: &ResourceId) -> bool {
+        self.listed.get(id).is_some_and(|listed| listed.resource.scaling.is_some())
+    }
+
     /// The Services that select a workload's pods, the one of its own name first.
     pub(crate) fn services_of(&self, workload: &Workload) -> Vec<&Service> {
         let candidates = self.services_by.candidates(&workload.meta.namespace, &workload.labels);

@@ -24,7 +24,6 @@ use crate::{
     objects::{PodObject, Workload},
     workload::{
         idle_pods::IdlePods,
-        options::workload_options,
         patch,
         pod_health::{Baseline, PodHealth, assess_pods},
     },
@@ -144,8 +143,8 @@ impl ScaleWriter {
             {
                 return self.restore_owners(&api, workload).await;
             }
-            // With a target per replica it gets what it needs, whatever it had before its sleep.
-            let remembers = self.store.with(|state| workload_options(state, &workload).scaling.is_none());
+            // While its metrics decide it gets what it needs, whatever it had before its sleep.
+            let remembers = self.store.with(|state| !state.is_scaled(id));
             let replicas = patch::replicas(&workload, target, remembers);
             let write = patch::build_patch(&workload, record, replicas, Timestamp::now());
             let operations = serde_json::from_value(write.operations).map_err(anyhow::Error::from)?;
