@@ -259,6 +259,16 @@ impl Resource {
         let deadline = self.rollout.as_ref().and_then(|rollout| rollout.deadline);
         self.resource_readiness_timeout.unwrap_or(default).max(deadline.unwrap_or_default())
     }
+
+    /// Whether it works on queues or metrics, and has no host, port or Service by which requests would arrive. (Without such work it
+    /// may be one that requests name by a header alone.)
+    pub fn takes_no_requests(&self) -> bool {
+        self.scaling.as_ref().is_some_and(Scaling::has_work)
+            && self.hosts.is_empty()
+            && self.ports.is_empty()
+            && self.interception.is_none()
+            && self.traffic_mode == TrafficMode::Always
+    }
 }
 
 // === impl Endpoint ===

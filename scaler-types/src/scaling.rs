@@ -98,6 +98,11 @@ impl Scaling {
         }
     }
 
+    /// Whether it works on queues or metrics, which say whether it is idle.
+    pub fn has_work(&self) -> bool {
+        !(self.queues.is_empty() && self.metrics.is_empty())
+    }
+
     /// How many replicas a wake by a request asks for.
     pub fn replicas_for_request(&self) -> u32 {
         self.min_replicas.min(self.max_replicas).max(1)

@@ -75,22 +75,6 @@ pub(crate) struct Evidence<'a> {
     pub(crate) work: Option<&'a Work>,
 }
 
-/// Whether a resource works on queues or metrics, and has no host, port or Service by which requests would arrive. (Without such work it may be
-/// one that requests name by a header alone.)
-pub(crate) fn has_no_requests(resource: &Resource) -> bool {
-    let Resource { hosts, ports, interception, traffic_mode, scaling, .. } = resource;
-    has_work(scaling.as_ref())
-        && hosts.is_empty()
-        && ports.is_empty()
-        && interception.is_none()
-        && *traffic_mode == TrafficMode::Always
-}
-
-/// Whether a resource with this works on queues or metrics, which say whether it is idle.
-pub(crate) fn has_work(scaling: Option<&Scaling>) -> bool {
-    scaling.is_some_and(|scaling| !(scaling.queues.is_empty() && scaling.metrics.is_empty()))
-}
-
 /// Whether `resource` may go to zero.
 ///
 /// `metrics` are the resource's own or, where it brings none, its namespace's defaults.
@@ -123,7 +107,7 @@ fn find_idle(
     let scaling = resource.scaling.as_ref();
     let has_queues = scaling.is_some_and(|scaling| !scaling.queues.is_empty());
     // Its queues say whether it is idle, and what other metrics it has: there are no requests to be counted.
-    let without_requests = has_no_requests(resource);
+    let without_requests = resource.takes_no_requests();
     let by_queues = has_queues && without_requests;
     interception::check_ready(resource, metrics, measure, conditions).map_err(Reason::Interception)?;
     if resource.traffic_mode == TrafficMode::WhenAsleep && metrics.is_empty() {
@@ -143,7 +127,7 @@ fn find_idle(
         check_nothing_in_flight(source, samples)?;
     }
     let largest = metrics.iter().map(|metric| metric.window_size).max().unwrap_or_default();
-    let without_work = match has_work(scaling) {
+    let without_work = match scaling.is_some_and(Scaling::has_work) {
         true => Some(check_work(work, if resource.sleep_now { Duration::ZERO } else { largest })?),
         false => None,
     };

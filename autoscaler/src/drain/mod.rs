@@ -5,14 +5,14 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use daemon::members::Member;
 use plugin_host::RunningPlugin;
 use scaler_types::{
-    Nonce, Phase, Record, Resource, ScaleError, ScaleRequest, Target, TrafficMode, Version,
+    Nonce, Phase, Record, Resource, ScaleError, ScaleRequest, Scaling, Target, TrafficMode, Version,
     protocol::{Drain, DrainInput, DrainOrder, Outcome, Rules, Step, Unwritten, transition},
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    decide::{Evidence, check_still_idle, has_no_requests, has_work},
+    decide::{Evidence, check_still_idle},
     interception::{Switchover, SwitchoverError},
     observe::{
         Measurements,
@@ -87,7 +87,7 @@ impl DrainAttempt {
         if resource.traffic_mode == TrafficMode::WhenAsleep {
             drain = drain.switching();
         }
-        if has_no_requests(resource) {
+        if resource.takes_no_requests() {
             drain = drain.without_requests();
         }
         let mut live = BTreeMap::new();
@@ -204,7 +204,7 @@ impl DrainAttempt {
         }
         let reason = match self.scaling.work_of(&resource.id, &self.switchover.settings) {
             Some(Work::IdleFor(_)) => return true,
-            None if !has_work(resource.scaling.as_ref()) => return true,
+            None if !resource.scaling.as_ref().is_some_and(Scaling::has_work) => return true,
             Some(Work::NotIdle(reason)) => reason,
             // A scaler that has ended has forgotten them.
             None => WorkNotIdle::NotRead,

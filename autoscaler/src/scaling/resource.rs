@@ -15,10 +15,7 @@ use scaler_types::{
 use tokio::time::Instant;
 
 use crate::{
-    decide::{
-        desired_replicas::{DesiredReplicas, Limit, Load, ScalingInput, desired_replicas},
-        has_no_requests,
-    },
+    decide::desired_replicas::{DesiredReplicas, Limit, Load, ScalingInput, desired_replicas},
     interception::is_up,
     observe::{
         MetricReading, MetricValue, RequestedScalingMetric,
@@ -167,7 +164,7 @@ pub(super) fn has_request_target(resource: &Resource) -> bool {
 
 /// Whether the DLXs count its requests while it is awake.
 pub(super) fn is_counted_by_dlxs(resource: &Resource) -> bool {
-    resource.traffic_mode == TrafficMode::Always && !has_no_requests(resource)
+    resource.traffic_mode == TrafficMode::Always && !resource.takes_no_requests()
 }
 
 // === impl ScaleAction ===

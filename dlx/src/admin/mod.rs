@@ -6,7 +6,7 @@ pub(crate) mod load;
 mod metrics;
 pub(crate) mod resources;
 mod startup;
-mod wake;
+pub(crate) mod wake;
 
 use std::sync::Arc;
 

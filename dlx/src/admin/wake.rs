@@ -36,14 +36,21 @@ pub(crate) async fn answer(dlx: Arc<Stages>, request: Request<Bytes>) -> Respons
     };
     // Counts as activity: it must not be scaled to zero again at once.
     resource.counts.touch();
-    let mut admission = Admission::new(resource);
+    let mut admission = Admission::new(resource.clone());
+    let awake = || json(StatusCode::OK, &serde_json::json!({ "awake": true }));
     if admission.enter().is_some() {
-        return json(StatusCode::OK, &serde_json::json!({ "awake": true }));
+        return awake();
     }
     let peer = request.extensions().get::<Peer>().map(|Peer(peer)| peer.ip().to_canonical().to_string());
     admission.note_cause(|| WakeCause::Command { client: peer.unwrap_or_default() });
-    match admission.wait(0).await {
-        Ok(_) => json(StatusCode::OK, &serde_json::json!({ "awake": true })),
+    let admitted = tokio::select! {
+        biased;
+        // No request could be sent to it: it is up as soon as its plugin lists a ready replica.
+        () = resource.runs_without_requests() => return awake(),
+        admitted = admission.wait(0) => admitted,
+    };
+    match admitted {
+        Ok(_) => awake(),
         Err(refusal) => {
             let body =
                 serde_json::json!({ "awake": false, "error": refusal.error, "reason": refusal.reason });

@@ -171,7 +171,7 @@ async fn show_scaled(resource: &Arc<ResourceHandle>, source: &PluginSource) {
     }
 }
 
-/// Waits until an endpoint answers, or the record shows that another daemon has continued from this wake. Why the resource is
+/// Waits until an endpoint answers, a resource without requests runs, or the record shows that another daemon has continued from this wake. Why the resource is
 /// not up, if neither has happened by the deadline.
 async fn wait_until_up(resource: &Arc<ResourceHandle>, nonce: Nonce, deadline: Instant) -> Option<String> {
     let mut changed = resource.subscribe();
@@ -183,7 +183,8 @@ async fn wait_until_up(resource: &Arc<ResourceHandle>, nonce: Nonce, deadline: I
                     && seen.record.nonce == nonce
                     && view.resource.traffic_mode != TrafficMode::External
             });
-            (mine && !view.gone && !view.is_ready()).then(|| view.why_not_up())
+            (mine && !view.gone && !view.is_ready() && !view.runs_without_requests())
+                .then(|| view.why_not_up())
         });
         let why = waits?;
         if timeout_at(deadline, changed.changed()).await.is_err() {

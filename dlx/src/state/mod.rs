@@ -295,7 +295,10 @@ impl ResourceHandle {
         let ready = view.is_ready();
         let open = view.gate.open() && ready;
         self.open.store(open, Ordering::SeqCst);
-        if ready && let order @ GateOrder::Write { .. } = view.order_when_ready() {
+        let runs_alone = view.runs_without_requests();
+        if (ready || runs_alone)
+            && let order @ GateOrder::Write { .. } = view.order_when_ready()
+        {
             self.carry_out(Effect::Write(order));
         }
         if open && !was_open {
@@ -305,8 +308,7 @@ impl ResourceHandle {
         if view.is_newly_own() {
             self.report_wake_started(view, view.wake_cause.as_ref());
         }
-        if open
-            && !was_open
+        if (open && !was_open || runs_alone && view.wakes())
             && let Some((took, phases, own)) = view.finish_wake()
         {
             tracing::info!(resource = %self.key.id, kind = %self.key.kind, took = ?took, %phases, "awake");
@@ -399,6 +401,15 @@ impl ResourceHandle {
     pub(crate) async fn gone(&self) {
         let mut changed = self.subscribe();
         while !self.read(|view| view.gone) {
+            // Closed never: its sender is `self`.
+            let _ = changed.changed().await;
+        }
+    }
+
+    /// Returns when it runs, if it takes no requests; else never.
+    pub(crate) async fn runs_without_requests(&self) {
+        let mut changed = self.subscribe();
+        while !self.read(ResourceView::runs_without_requests) {
             // Closed never: its sender is `self`.
             let _ = changed.changed().await;
         }

@@ -8,7 +8,7 @@ use std::{
 
 use daemon::settings::Settings;
 use scaler_types::{
-    Endpoint, Nonce, Probe, Record, Resource, ResourceId, Scaling, TrafficMode,
+    Endpoint, Nonce, Probe, Record, Resource, ResourceId, Rollout, RolloutPhase, Scaling, TrafficMode,
     protocol::{Gate, GateInput, GateOrder, Rules},
 };
 
@@ -262,6 +262,25 @@ impl ResourceView {
         self.listed.iter().any(|listed| listed.ready)
     }
 
+    /// Whether it takes no requests, and its replicas are ready by what its plugin lists: nothing is probed for that. While this DLX
+    /// wakes it that is not known before the plugin's answer.
+    pub(crate) fn runs_without_requests(&self) -> bool {
+        let is_complete = |rollout: &Rollout| rollout.phase == RolloutPhase::Complete;
+        let nonce = self.gate.seen().map(|seen| seen.record.nonce);
+        // That its wake failed may not be written yet.
+        let has_failed = self.failure.as_ref().is_some_and(|failure| failure.nonce == nonce);
+        self.gate.open()
+            && !has_failed
+            && !self.gate.waking()
+            && self.resource.takes_no_requests()
+            && self.resource.rollout.as_ref().is_none_or(is_complete)
+    }
+
+    /// Whether a wake that this DLX ordered has not ended.
+    pub(crate) fn wakes(&self) -> bool {
+        self.waking.is_some()
+    }
+
     /// Endpoints that are ready.
     pub(crate) fn ready(&self) -> Vec<Arc<EndpointTarget>> {
         self.listed.iter().filter(|listed| listed.ready).map(|listed| listed.target.clone()).collect()
@@ -308,7 +327,7 @@ impl ResourceView {
         }
     }
 
-    /// The write that follows when an endpoint is ready.
+    /// The write that follows when an endpoint is ready, or a resource without requests runs.
     pub(crate) fn order_when_ready(&mut self) -> GateOrder {
         if self.resource.traffic_mode == TrafficMode::External {
             return GateOrder::Nothing;
@@ -356,7 +375,7 @@ impl ResourceView {
         }
     }
 
-    /// Notes that requests can be forwarded; the duration and phases of this DLX's wake, if there was one, and whether it
+    /// Notes that requests can be forwarded, or that one without requests runs; the duration and phases of this DLX's wake, if there was one, and whether it
     /// was its own.
     pub(crate) fn finish_wake(&mut self) -> Option<(Duration, ColdStartPhases, bool)> {
         self.failure = None;

@@ -6,7 +6,9 @@ use std::{
 };
 
 use daemon::settings::Settings;
-use scaler_types::{Endpoint, Phase, Progress, Record, ScaleError, Scaling, Target};
+use scaler_types::{
+    Endpoint, Phase, Progress, Record, Resource, Rollout, RolloutPhase, ScaleError, Scaling, Target,
+};
 
 use crate::{
     state::ColdStartPhase,
@@ -101,6 +103,76 @@ async fn a_resources_own_timeouts_win() {
     site.plugin.change("hasty", |resource| resource.hold_timeout = None);
     let handle = site.resource("hasty");
     until("it is seen", || handle.snapshot.load().settings.hold_timeout == EVENT_TIMEOUT).await;
+}
+
+/// Workers of a queue that sleep: no host, port or Service names them, and they list no endpoint.
+fn workers(resource: &mut Resource) {
+    resource.record.phase = Phase::Asleep;
+    resource.hosts.clear();
+    resource.scaling = Some(Scaling { queues: vec!["test://jobs".to_owned()], ..Scaling::up_to(5) });
+}
+
+/// What `POST /api/v1/wake` answers: its status, and its body.
+async fn wake(site: &Site, name: &str) -> (u16, serde_json::Value) {
+    let body = serde_json::json!({"namespace": "demo", "name": name}).to_string();
+    let answer = crate::admin::wake::answer(site.dlx.clone(), http::Request::new(body.into())).await;
+    let status = answer.status().as_u16();
+    let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
+    (status, serde_json::from_slice(&body).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_wakes_workers_that_take_no_requests() {
+    let awake = (200, serde_json::json!({"awake": true}));
+    let plugin = Plugin::waking(|_| Ok(Vec::new()));
+    plugin.add("a", workers);
+    let site = Site::start(plugin, SiteOptions::default()).await;
+    assert_eq!(wake(&site, "a").await, awake);
+    until("it is finished", || site.plugin.get("a").record.phase == Phase::Active).await;
+    assert_eq!(wake(&site, "a").await, awake, "it is awake already");
+    assert_eq!((site.plugin.set_scales.load(Ordering::SeqCst), site.resource("a").queue.len()), (1, 0));
+    let handle = site.resource("a");
+    assert!(!handle.is_open() && !handle.read(|view| view.wakes()), "no request can be sent to it");
+    until("it is reported", || reported(&site).iter().any(|(reason, _)| reason == "Woken")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_are_awake_when_their_plugin_lists_a_ready_replica() {
+    let rollout = |phase| Rollout { revision: "1".to_owned(), phase, status: String::new(), deadline: None };
+    let plugin = Plugin::waking(|_| Ok(Vec::new()));
+    plugin.add("a", |resource| {
+        workers(resource);
+        resource.rollout = Some(rollout(RolloutPhase::Progressing));
+    });
+    let site = std::sync::Arc::new(Site::start(plugin, SiteOptions::default()).await);
+    let command = tokio::spawn({
+        let site = site.clone();
+        async move { wake(&site, "a").await.0 }
+    });
+    until("it is scaled", || site.resource("a").read(|view| view.scaled() && !view.gate.waking())).await;
+    assert!(!command.is_finished() && site.plugin.get("a").record.phase == Phase::Waking);
+    site.plugin.change("a", |resource| resource.rollout = Some(rollout(RolloutPhase::Complete)));
+    assert_eq!(command.await.unwrap(), 200);
+    until("it is finished", || site.plugin.get("a").record.phase == Phase::Active).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_end_while_they_are_woken_are_not_awake() {
+    let plugin = Plugin::waking(|_| Ok(Vec::new()));
+    let (fail, fails) = tokio::sync::watch::channel(false);
+    *plugin.after_wake.lock().unwrap() = Some(fails);
+    plugin.add("a", workers);
+    let site = std::sync::Arc::new(Site::start(plugin, SiteOptions::default()).await);
+    let command = tokio::spawn({
+        let site = site.clone();
+        async move { wake(&site, "a").await }
+    });
+    until("its replica is listed", || site.resource("a").read(|view| view.scaled())).await;
+    assert!(!command.is_finished());
+    fail.send_replace(true);
+    let (status, body) = command.await.unwrap();
+    assert_eq!((status, &body["error"]), (503, &"wake_failed".into()), "{body}");
+    until("it is written", || site.plugin.get("a").record.phase == Phase::Failed).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
