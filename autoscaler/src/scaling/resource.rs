@@ -155,6 +155,11 @@ pub(super) fn source_metrics(resource: &Resource, shortest: Option<Duration>) ->
     metrics
 }
 
+/// How its users have it scaled: all but what each scale writes itself.
+fn configured(resource: &Resource) -> Option<Scaling> {
+    resource.scaling.clone().map(|scaling| Scaling { last_scaled: None, ..scaling })
+}
+
 /// Whether it is scaled by requests that the DLXs count.
 pub(super) fn has_request_target(resource: &Resource) -> bool {
     let has_target =
@@ -201,7 +206,7 @@ impl ScaledResource {
     /// Updates it with what the plugin lists now.
     pub(super) fn update(&mut self, resource: Resource) {
         let wakes_anew = !resource.wake_now.is_empty() && resource.wake_now != self.resource.wake_now;
-        if wakes_anew || resource.scaling != self.resource.scaling {
+        if wakes_anew || configured(&resource) != configured(&self.resource) {
             // A user may have corrected what failed.
             self.failures = None;
         }

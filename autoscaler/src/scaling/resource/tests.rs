@@ -434,6 +434,20 @@ fn a_wake_that_failed_delays_every_call_but_one_that_a_user_asks_for() {
 }
 
 #[test]
+fn the_start_that_failed_is_no_change_by_a_user() {
+    let mut workers = Workers::new(Phase::Asleep, 0);
+    workers.read(20, Some(0));
+    workers.refuse(false);
+    assert_eq!(workers.due(), None);
+    // What was started and has ended was written with the time.
+    let mut written = workers.scaled.resource.clone();
+    (written.record.phase, written.version) = (Phase::Failed, Version("2".to_owned()));
+    written.scaling.as_mut().unwrap().last_scaled = Some(workers.wall);
+    workers.scaled.update(written);
+    assert_eq!(workers.due(), None);
+}
+
+#[test]
 fn one_that_comes_up_after_its_wake_failed_goes_on_by_the_rule() {
     let rollout =
         |phase| Some(Rollout { revision: "1".to_owned(), phase, status: String::new(), deadline: None });
