@@ -98,9 +98,10 @@ pub const SCALED_DOWN: EventReason = EventReason::normal("ScaledDown");
 pub const SCALE_DOWN_WAITS: EventReason = EventReason::normal("ScaleDownWaits");
 
 /// A queue cannot be read, or changing the number of replicas, or waking the resource for a metric, failed; or its workers are never
-/// scaled down, because their queue does not show the work in progress. The message has the reason.
+/// scaled down, because their queue does not show the work in progress; or its replicas end by themselves again and again. The message
+/// has the reason.
 ///
-/// To do: correct the reason: a broker that does not answer, wrong credentials, a missing right, an admission policy; or set what the
+/// To do: correct the reason: a broker that does not answer, wrong credentials, a missing right, an admission policy, a command that ends; or set what the
 /// message names. The autoscaler tries again after growing pauses. A queue that fails for many workloads is
 /// published on twenty of them.
 pub const NOT_SCALED: EventReason = EventReason::warning("NotScaled");

@@ -54,7 +54,8 @@ impl ReplicaScaler {
         let table = self.table.clone();
         let now = Instant::now();
         let active = self.active.borrow().clone();
-        let (mut due, mut finished, mut not_shown) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut due, mut finished, mut not_shown, mut ended) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         {
             let mut inner = table.inner();
             let Inner { resources, queues } = &mut *inner;
@@ -64,6 +65,7 @@ impl ReplicaScaler {
                 let action = scaled.evaluate(context);
                 finished.extend(scaled.take_finished().map(|step| (id.clone(), step)));
                 not_shown.extend(scaled.take_not_shown().map(|why| (id.clone(), why)));
+                ended.extend(scaled.take_ended().map(|why| (id.clone(), why)));
                 due.extend(action.map(|action| (id, action)));
             }
         }
@@ -72,6 +74,11 @@ impl ReplicaScaler {
         }
         for (id, why) in not_shown {
             self.reporter.report(&id, events::NOT_SCALED, format!("Not scaled down: {why}"));
+        }
+        for (id, why) in ended {
+            tracing::warn!(resource = %id, reason = %why, "starting its replicas again after growing pauses");
+            let message = format!("Its replicas are started again after growing pauses: {why}");
+            self.reporter.report(&id, events::NOT_SCALED, message);
         }
         for (id, action) in due {
             match action {

@@ -23,7 +23,7 @@ use daemon::{
     reports::{Dropped, Reporter},
     wakes::Wakes,
 };
-use plugin_host::Listed;
+use plugin_host::{Listed, RunningPlugin};
 use scaler_types::{Changes, Resource, ResourceId};
 use tokio::{
     sync::{mpsc, watch},
@@ -76,6 +76,8 @@ pub(crate) struct ReplicaScaler {
     sources: MetricSources,
     labels: CycleLabels,
     table: ScalingTable,
+    /// The plugin that listed the resources last: another has another configuration.
+    listed_by: Arc<dyn RunningPlugin>,
     reporter: Reporter,
     running: JoinSet<CallResult>,
     calls: HashMap<Id, RunningCall>,
@@ -105,7 +107,8 @@ impl ReplicaScaler {
         context: ScalerContext,
         table: ScalingTable,
     ) -> Self {
-        let kind = active.borrow().plugin.kind().to_owned();
+        let listed_by = active.borrow().plugin.clone();
+        let kind = listed_by.kind().to_owned();
         let (queues, loads, metrics) = (
             watch::Sender::default(),
             watch::Sender::new(Arc::default()),
@@ -113,6 +116,7 @@ impl ReplicaScaler {
         );
         Self {
             reporter: start_reporter(&active, &context.dropped),
+            listed_by,
             active,
             context,
             sources,
@@ -201,6 +205,11 @@ impl ReplicaScaler {
         if changes.complete {
             let listed: HashSet<_> = changes.resources.iter().map(|resource| &resource.id).collect();
             inner.resources.retain(|id, _| listed.contains(id));
+            let plugin = self.active.borrow().plugin.clone();
+            if *plugin != *self.listed_by {
+                self.listed_by = plugin;
+                inner.resources.values_mut().for_each(ScaledResource::forget_failures);
+            }
         }
         // What cannot be read may be out of date: nothing is done about it.
         let unreadable = answer.unreadable.iter().filter_map(|unreadable| unreadable.id.clone());

@@ -1,6 +1,7 @@
 //! One resource whose replicas are chosen here, or that is to be woken: its state, and what is due. Pure: takes the time as an argument.
 
 mod queue_totals;
+mod restarts;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -26,6 +27,7 @@ use crate::{
     },
 };
 use queue_totals::{QueueTotals, queue_totals, shows_work};
+use restarts::Restarts;
 
 /// After a call that failed.
 const RETRY_PAUSE: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
@@ -69,6 +71,8 @@ pub(super) struct ScaledResource {
     unstamped: Option<Instant>,
     /// Its place among the wakes, until it is up.
     starting: Option<(WakeSlot, Instant)>,
+    /// Those of its replicas that ended by themselves.
+    restarts: Restarts,
 }
 
 /// Calls of one direction that failed in a row.
@@ -200,15 +204,16 @@ impl ScaledResource {
             finished: None,
             unstamped: None,
             starting: None,
+            restarts: Restarts::new(),
         }
     }
 
     /// Updates it with what the plugin lists now.
     pub(super) fn update(&mut self, resource: Resource) {
         let wakes_anew = !resource.wake_now.is_empty() && resource.wake_now != self.resource.wake_now;
+        self.restarts.observe(&self.resource, &resource);
         if wakes_anew || configured(&resource) != configured(&self.resource) {
-            // A user may have corrected what failed.
-            self.failures = None;
+            self.forget_failures();
         }
         // Also by another change. A wake that fails writes a new version itself.
         if resource.version != self.resource.version
@@ -220,6 +225,11 @@ impl ScaledResource {
             self.starting = None;
         }
         self.resource = resource;
+    }
+
+    /// A user may have corrected what failed.
+    pub(super) fn forget_failures(&mut self) {
+        (self.failures, self.restarts) = (None, Restarts::new());
     }
 
     /// Its metrics were read: what they say holds for the resource as it is now.
@@ -239,6 +249,7 @@ impl ScaledResource {
         if let Some(failures) = &mut self.failures {
             failures.pause = failures.pause.filter(|until| now < *until);
         }
+        self.restarts.advance(now);
         let since_scaled = self.since_scaled(now, context);
         self.desired = self.resource.scaling.as_ref().map(|scaling| {
             let loads = self.loads(scaling, context);
@@ -290,8 +301,27 @@ impl ScaledResource {
         is_new.then_some(why)
     }
 
-    /// Whether such a call failed a short time ago. One that lowers says nothing of a wake or a step up.
+    /// That its replicas end again and again, if that is to be reported now.
+    pub(super) fn take_ended(&mut self) -> Option<Arc<str>> {
+        self.restarts.take_report(&self.resource.status)
+    }
+
+    /// Why replicas that ended by themselves are not started again yet.
+    pub(super) fn restart_pause(&self, now: Instant) -> Option<String> {
+        self.restarts.reason(now, &self.resource.status)
+    }
+
+    /// Whether such a call failed a short time ago, or starts again what ended a short time ago. One that lowers says nothing of a
+    /// wake or a step up.
     fn is_paused(&self, action: &ScaleAction) -> bool {
+        let restarts = match action {
+            ScaleAction::Resize { to, .. } => *to > self.resource.replicas && self.restarts.delays(*to),
+            ScaleAction::Wake { wake_for: WakeFor::Request, .. } => false,
+            ScaleAction::Wake { replicas, .. } => self.restarts.delays(*replicas),
+        };
+        if restarts {
+            return true;
+        }
         let paused = self.failures.as_ref().filter(|failures| failures.pause.is_some());
         paused.is_some_and(|failures| !failures.lowered || action.lowers(self.resource.replicas))
     }
@@ -476,7 +506,7 @@ impl ScaledResource {
         let starting = self.starting.as_ref().map(|(_, until)| *until);
         let written = self.written.as_ref().map(|written| written.at + VISIBLE_WITHIN);
         let pause = self.failures.as_ref().and_then(|failures| failures.pause);
-        pause.into_iter().chain(starting).chain(written).min()
+        pause.into_iter().chain(starting).chain(written).chain(self.restarts.pause()).min()
     }
 
     /// A call on this version has ended; `before`: the replicas that there were. Whether its error is a new one.

@@ -149,10 +149,11 @@ impl Inner {
             value: by.map(|by| by.value),
             target: by.map(|by| by.target),
             limit: desired.map(|desired| desired.limit.code()),
-            reason: match (desired, &scaled.busy) {
-                (None, _) => "not known yet".to_owned(),
-                (Some(desired), None) => desired.to_string(),
-                (Some(desired), Some(busy)) => format!("{desired}; not lowered yet: {busy}"),
+            reason: match (desired, &scaled.busy, scaled.restart_pause(now)) {
+                (None, ..) => "not known yet".to_owned(),
+                (Some(desired), None, None) => desired.to_string(),
+                (Some(desired), Some(busy), _) => format!("{desired}; not lowered yet: {busy}"),
+                (Some(desired), None, Some(why)) => format!("{desired}; {why}"),
             },
             failed: scaled.failed.clone(),
             min_replicas: scaling.min_replicas,

@@ -5,6 +5,8 @@ use scaler_types::{QueueReading, Rollout, ScalingMetric};
 use super::*;
 use crate::{decide::desired_replicas::Limit, observe::Completeness, testing::id};
 
+mod restarts;
+
 const QUEUE: &str = "test://mails";
 const WALL: u64 = 1_800_000_000;
 
