@@ -205,6 +205,10 @@ impl ListedResource {
                     (awake, Some(scaling)) if state == ScaleState::Awake => {
                         format!("{awake}; {}", scaling.reason)
                     }
+                    // It is to be woken.
+                    (asleep, Some(scaling)) if resource.record.phase == Phase::Active => {
+                        format!("{asleep}; {}", scaling.reason)
+                    }
                     (reason, _) => reason,
                 },
             },
@@ -221,10 +225,10 @@ fn reason(resource: &Resource, state: ScaleState, known: Option<&ResourceState>)
         (ScaleState::Awake, Some(known)) => known.decision.to_string(),
         (ScaleState::Failed, _) if !record.failed_wake.is_empty() => record.failed_wake.clone(),
         (ScaleState::Asleep, _) if record.phase == Phase::Active => {
-            if resource.status.is_empty() {
-                "it has no replicas; a request wakes it".to_owned()
-            } else {
-                resource.status.clone()
+            match (resource.status.as_str(), resource.takes_no_requests()) {
+                ("", false) => "it has no replicas; a request wakes it".to_owned(),
+                ("", true) => "it has no replicas; its queues and metrics wake it".to_owned(),
+                (status, _) => status.to_owned(),
             }
         }
         _ => record.reason.clone(),
