@@ -63,6 +63,12 @@ struct TargetOptions {
 const DEFAULT_DLX_ADDRESS: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8091);
 
+/// Why it is not so: the error's code and the reason, as far as the answer has them.
+fn why(answer: &Value) -> String {
+    let parts = ["error", "reason"].into_iter().filter_map(|key| answer[key].as_str());
+    parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ")
+}
+
 // === impl TargetOptions ===
 
 impl TargetOptions {
@@ -88,9 +94,7 @@ impl TargetOptions {
             }
             return Ok(());
         }
-        let why = [&answer["error"], &answer["reason"]].map(display_value).map(|part| part.replace('-', " "));
-        let why: Vec<_> = why.into_iter().filter(|part| !part.trim().is_empty()).collect();
-        bail!("{id} is not {state}: {}", why.join(": "))
+        bail!("{id} is not {state}: {}", why(answer))
     }
 }
 
@@ -177,5 +181,24 @@ async fn request_wake(
             return Ok((status, answer));
         }
         progress(&format!("{} ...", display_value(&answer["reason"])));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_answer_says_is_shown_as_it_is() {
+        let reason = "demo/web-1 is kept awake: keep-awake until 2026-12-24";
+        let answer = json!({"error": "not_idle", "reason": reason});
+        assert_eq!(why(&answer), format!("not_idle: {reason}"));
+        for (answer, expected) in [
+            (json!({"reason": reason}), reason),
+            (json!({"error": "not_idle", "reason": ""}), "not_idle"),
+            (json!({"error": null}), ""),
+        ] {
+            assert_eq!(why(&answer), expected);
+        }
     }
 }
