@@ -143,6 +143,18 @@ async fn trailers_arrive() {
     assert_eq!(opened.load(Ordering::SeqCst), 1);
 }
 
+/// RFC 9110 8.6.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_content_has_no_length() {
+    let answer = b"HTTP/1.1 204 No Content\r\nContent-Length: 100\r\n\r\n";
+    let (_site, mut client, _) = site(answer.to_vec(), false).await;
+    let request = Request::head("http://a.test/").body(()).unwrap();
+    let (answer, _) = client.send_request(request, true).unwrap();
+    let answer = timeout(EVENT_TIMEOUT, answer).await.expect("an answer").unwrap();
+    assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+    assert!(!answer.headers().contains_key("content-length"));
+}
+
 /// None is taken for a whole answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn broken_answers_are_502_or_reset_their_stream() {

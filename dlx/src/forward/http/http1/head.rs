@@ -187,7 +187,10 @@ fn fields(
     for Header { name, value } in parsed {
         let kept = match name.len() {
             14 if name.eq_ignore_ascii_case("content-length") => {
-                !framing.chunked && !fields.contains_key(header::CONTENT_LENGTH)
+                // An answer of this status has no length (RFC 9110 8.6).
+                status != StatusCode::NO_CONTENT
+                    && !framing.chunked
+                    && !fields.contains_key(header::CONTENT_LENGTH)
             }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => false,
             // With this status it is for the client.
