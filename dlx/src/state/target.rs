@@ -29,6 +29,14 @@ pub(crate) struct EndpointTarget {
     in_flight: Arc<AtomicU64>,
 }
 
+/// An endpoint that is not listed any more, as long as requests may be in flight there.
+#[derive(Debug)]
+pub(super) struct DepartedEndpoint {
+    /// Its [`Endpoint::incarnation`].
+    pub(super) incarnation: String,
+    in_flight: Arc<AtomicU64>,
+}
+
 // === impl EndpointTarget ===
 
 impl EndpointTarget {
@@ -44,9 +52,9 @@ impl EndpointTarget {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Whether a request may be in flight there, or about to be.
-    pub(super) fn is_used(self: &Arc<Self>) -> bool {
-        Arc::strong_count(self) > 1 || Arc::strong_count(&self.in_flight) > 1
+    /// What is left of it when it is not listed any more.
+    pub(super) fn depart(&self) -> DepartedEndpoint {
+        DepartedEndpoint { incarnation: self.endpoint.incarnation.clone(), in_flight: self.in_flight.clone() }
     }
 
     /// Counts one more there.
@@ -91,5 +99,19 @@ impl EndpointTarget {
     /// The number of the listed endpoint.
     pub(crate) fn listed(number: u64) -> u64 {
         number & ((1 << PORT_SHIFT) - 1)
+    }
+}
+
+// === impl DepartedEndpoint ===
+
+impl DepartedEndpoint {
+    /// The requests of this DLX that are in flight there.
+    pub(super) fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Whether a request may be in flight there, or about to be.
+    pub(super) fn is_used(&self) -> bool {
+        Arc::strong_count(&self.in_flight) > 1
     }
 }

@@ -15,6 +15,7 @@ use scaler_types::{
 use super::{
     EndpointTarget, InterceptionGuard, WakeCause,
     cold_start::{ColdStart, ColdStartPhase, ColdStartPhases, Timeline},
+    target::DepartedEndpoint,
 };
 use crate::{answer::ErrorResponse, error_code, plugin::PluginSource};
 
@@ -37,7 +38,7 @@ pub(crate) struct ResourceView {
     /// Endpoints that are not listed any more, and whose idle connections are to be closed.
     pub(crate) unlisted: Vec<u64>,
     /// Endpoints that are not listed any more, and at which requests may still be in flight.
-    departed: Vec<Arc<EndpointTarget>>,
+    departed: Vec<DepartedEndpoint>,
     /// An endpoint from `resolve_service_name`, where the plugin lists none.
     pub(crate) resolved: Option<Endpoint>,
     /// The driver works on it.
@@ -186,22 +187,21 @@ impl ResourceView {
 
     /// These are not listed any more. What is in flight there goes on.
     fn unlist(&mut self, endpoints: Vec<ListedEndpoint>) {
-        self.departed.retain(EndpointTarget::is_used);
+        self.departed.retain(DepartedEndpoint::is_used);
         for ListedEndpoint { target, .. } in endpoints {
             self.unlisted.push(target.number);
-            self.departed.push(target);
+            self.departed.push(target.depart());
         }
     }
 
     /// The requests of this DLX in flight at each incarnation of its endpoints, listed or not; only where there are any.
     pub(crate) fn in_flight_by_incarnation(&self) -> BTreeMap<String, u64> {
         let listed = self.listed.iter().map(|listed| &listed.target);
+        let listed = listed.map(|target| (&target.endpoint.incarnation, target.in_flight()));
+        let departed = self.departed.iter().map(|endpoint| (&endpoint.incarnation, endpoint.in_flight()));
         let mut busy = BTreeMap::new();
-        for target in listed.chain(&self.departed) {
-            let in_flight = target.in_flight();
-            if in_flight > 0 {
-                *busy.entry(target.endpoint.incarnation.clone()).or_default() += in_flight;
-            }
+        for (incarnation, in_flight) in listed.chain(departed).filter(|(_, in_flight)| *in_flight > 0) {
+            *busy.entry(incarnation.clone()).or_default() += in_flight;
         }
         busy
     }
