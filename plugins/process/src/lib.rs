@@ -24,7 +24,7 @@ use std::{collections::BTreeMap, future, path::PathBuf, sync::Arc, time::Duratio
 use anyhow::Context as _;
 use scaler_types::{
     AddressOf, Changes, Endpoint, Phase, PluginContext, Probe, Record, Resource, ResourceId, ResourceScaler,
-    ResourceScalerConfig, Result, Role, ScaleError, ScaleRequest, Target, Version,
+    ResourceScalerConfig, Result, Role, ScaleError, ScaleRequest, Target, Version, duration,
     records::{Records, Turn},
 };
 
@@ -232,11 +232,10 @@ impl ProcessScaler {
         if let Some(leaving) = &stored.leaving {
             resource.status = "is being stopped".to_owned();
             self.watches.finish(process, leaving, &self.records);
-        } else if resource.replicas == 0
-            && resource.record.phase != Phase::Asleep
-            && let Some(ended) = process.folder.ended(0).filter(|exit| !exit.stop_requested)
+        } else if resource.record.phase != Phase::Asleep
+            && let Some(how) = process.last_end(stored.up.as_ref(), resource.replicas)
         {
-            resource.status = ended.reason;
+            resource.status = how;
         }
         let wish = &process.spec.wake_now;
         if resource.replicas == 0 && !wish.is_empty() && process.folder.obeyed_wish().as_ref() != Some(wish) {
@@ -346,13 +345,32 @@ impl Process {
             Ok(true) => match self.folder.obituary(run) {
                 // Another daemon stopped it, for a step down that this one has not seen yet.
                 ScaleError::Conflict => {
-                    tracing::info!(resource = %self.id, run = run.id, replica = run.replica, "stopped");
+                    self.log_stopped(run);
                 }
                 how => tracing::warn!(resource = %self.id, run = run.id, %how, "ended by itself"),
             },
             Ok(false) => {}
             Err(error) => tracing::error!(resource = %self.id, %error, "cannot write down that it ended"),
         }
+    }
+
+    /// Logs that a run ended because it was to.
+    fn log_stopped(&self, run: &Run) {
+        let (resource, replica) = (&self.id, run.replica);
+        if self.folder.ended(replica).is_some_and(|ended| ended.run == run.id && ended.killed) {
+            let grace_period = duration::short(self.spec.stop_grace_period);
+            tracing::warn!(%resource, run = run.id, replica, stop_grace_period = grace_period, "killed: it had not ended within its stopGracePeriod after SIGTERM");
+        } else {
+            tracing::info!(%resource, run = run.id, replica, "stopped");
+        }
+    }
+
+    /// How the replica that is started next ended, if nothing asked it to. `running`: so many others run.
+    fn last_end(&self, up: Option<&Replicas>, running: u32) -> Option<String> {
+        let others = up.filter(|_| running > 0);
+        let number = others.map_or(0, Replicas::free_number);
+        let ended = self.folder.ended(number).filter(|exit| !exit.stop_requested)?;
+        Some(if others.is_some() { format!("a replica {}", ended.reason) } else { ended.reason })
     }
 
     /// Takes a run that has ended out of the record. Says whether it was there.
@@ -390,7 +408,7 @@ async fn finish_leaving(process: &Arc<Process>, turn: &mut Turn<Replicas>) -> Re
         let process = Arc::clone(process);
         stops.spawn(async move {
             process.folder.stop(&run, process.spec.stop_grace_period).await?;
-            tracing::info!(resource = %process.id, run = run.id, "stopped");
+            process.log_stopped(&run);
             anyhow::Ok(())
         });
     }

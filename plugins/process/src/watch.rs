@@ -51,7 +51,7 @@ impl Watches {
                 process.forget(&records, &stopped).await
             };
             match result.await {
-                Ok(true) => tracing::info!(resource = %process.id, run = stopped.id, replica = stopped.replica, "stopped"),
+                Ok(true) => process.log_stopped(&stopped),
                 Ok(false) => {}
                 Err(error) => tracing::error!(resource = %process.id, run = stopped.id, %error, "failed to stop a replica; the next listing stops it again"),
             }

@@ -31,6 +31,9 @@ pub struct Exit {
     pub run: String,
     /// Whether it was to stop.
     pub stop_requested: bool,
+    /// Whether something of it was left when the grace period had passed, and was killed.
+    #[serde(default)]
+    pub killed: bool,
     /// How it ended: "exited with status 1".
     pub reason: String,
 }

@@ -31,6 +31,8 @@ struct Inner {
     asked: bool,
     /// Nothing of it may live on.
     killing: bool,
+    /// Something of it was left when the grace period had passed.
+    overdue: bool,
     /// The processes that left the group, were adopted, and have been asked to end.
     told: Vec<Pid>,
 }
@@ -44,12 +46,13 @@ impl Group {
             ended: None,
             asked: false,
             killing: false,
+            overdue: false,
             told: Vec::new(),
         })))
     }
 
-    /// Waits until nothing of it is left. Says how the leader ended, and whether it was asked to.
-    pub fn wait(&self) -> (Option<WaitStatus>, bool) {
+    /// Waits until nothing of it is left. Says how the leader ended, whether it was asked to, and whether that took too long.
+    pub fn wait(&self) -> (Option<WaitStatus>, bool, bool) {
         // Until there is no child left. The first look takes nobody away: that is done under the lock.
         while !matches!(
             waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT),
@@ -58,7 +61,7 @@ impl Group {
             self.lock().reap();
         }
         let inner = self.lock();
-        (inner.ended, inner.asked)
+        (inner.ended, inner.asked, inner.overdue)
     }
 
     /// Does what comes through the FIFO, for ever.
@@ -68,7 +71,9 @@ impl Group {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
                 deadline = None;
-                self.lock().kill();
+                let mut inner = self.lock();
+                inner.overdue = true;
+                inner.kill();
                 continue;
             }
             let timeout = left.map(|left| Timespec {

@@ -71,11 +71,12 @@ fn keep(words: &[OsString]) -> Result<(), String> {
                 .spawn(move || listener.obey(commands))
                 .map_err(|error| format!("starting a thread: {error}"))?;
             // On this thread: the kernel's death signal goes by the thread that started the process.
-            let (status, asked) = group.wait();
-            Exit { run, stop_requested: asked, reason: in_words(status) }
+            let (status, stop_requested, killed) = group.wait();
+            Exit { run, stop_requested, killed, reason: in_words(status) }
         }
         Err(error) => {
-            Exit { run, stop_requested: false, reason: format!("cannot start {:?}: {error}", words[3]) }
+            let reason = format!("cannot start {:?}: {error}", words[3]);
+            Exit { run, stop_requested: false, killed: false, reason }
         }
     };
     let temporary = folder.join("exit.json.tmp");
