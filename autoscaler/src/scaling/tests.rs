@@ -278,6 +278,41 @@ async fn a_smaller_step_down_is_reported_as_it_was_made_and_one_that_waits_once(
     assert_eq!(site.events()[2].1, format!("Scaled down from 4 to 1: {wanted}"));
 }
 
+/// One broker may be that of a thousand workloads.
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_cannot_be_read_is_published_on_twenty_of_its_workloads() {
+    let site = Site::start((0..30).map(|number| workers(&format!("w{number}"))));
+    site.broker.state().refused.insert(QUEUE.to_owned());
+    site.store.comes_to(|store| store.reports.len() >= MAX_REPORTED_FAILURES).await;
+    site.broker.until_reads(5).await;
+    assert_eq!(site.events().len(), MAX_REPORTED_FAILURES);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_listed_any_more_or_cannot_be_read_is_not_woken() {
+    let site = Site::start(["gone", "broken", "mailer"].map(workers));
+    site.broker.until_reads(2).await;
+    let is_known = |name: &str| site.table.status(&id(name)).is_some();
+    assert!(is_known("gone") && is_known("broken") && is_known("mailer"));
+    // The list of all is the first answer after one that failed.
+    site.store.set(|store| {
+        store.blind = true;
+        store.resources.remove(&id("gone"));
+    });
+    site.broker.until_reads(4).await;
+    assert!(is_known("gone"), "what was known last is kept");
+    site.store.set(|store| {
+        store.blind = false;
+        let error = "its record cannot be parsed".to_owned();
+        store.unreadable = vec![plugin_host::UnreadableResource { id: Some(id("broken")), error }];
+    });
+    site.broker.until_reads(9).await;
+    assert!(!is_known("gone") && !is_known("broken") && is_known("mailer"));
+    site.broker.put(QUEUE, 1);
+    site.until_replicas("mailer", 1).await;
+    assert_eq!(site.store.get("broken").replicas, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn workers_that_are_never_scaled_down_get_an_event_that_names_the_fix() {
     let mut mailer = awake("mailer", 9);

@@ -31,6 +31,8 @@ pub(crate) struct BrokerState {
     pub(crate) in_flight: Option<u64>,
     /// Queues that cannot be read.
     pub(crate) refused: BTreeSet<String>,
+    /// The next reading panics.
+    pub(crate) panics: bool,
     /// How long a reading takes.
     pub(crate) takes: Duration,
     /// The readings so far: when, and of which queues.
@@ -96,12 +98,13 @@ impl RunningMetricSource for Broker {
         queues: &'a [String],
     ) -> CallFuture<'a, Result<Vec<Result<QueueReading, QueueError>>, CallError>> {
         Box::pin(async move {
-            let takes = {
+            let (takes, panics) = {
                 let mut state = self.state();
                 state.reads.push((Instant::now(), queues.to_vec()));
                 self.read.send_replace(state.reads.len());
-                state.takes
+                (state.takes, std::mem::take(&mut state.panics))
             };
+            assert!(!panics, "the test wants this");
             #[expect(clippy::disallowed_methods, reason = "the test moves its clock")]
             tokio::time::sleep(takes).await;
             let state = self.state();

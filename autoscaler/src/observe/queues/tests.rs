@@ -107,8 +107,13 @@ async fn an_empty_queue_is_read_as_soon_as_its_source_says_that_it_has_a_message
     // It fails, pauses, and is asked again.
     site.next().await;
     let before = site.broker.state().watches.len();
-    site.broker.tell(Err(CallError::Plugin("no".to_owned())));
-    while site.broker.state().watches.len() == before {
+    for _ in 0..6 {
+        site.broker.tell(Err(CallError::Plugin("no".to_owned())));
+    }
+    site.next().await;
+    let calls = site.broker.state().watches.len() - before;
+    assert!((1..=3).contains(&calls), "{calls} in five seconds: the pauses grow");
+    while site.broker.state().watches.len() < before + 6 {
         site.next().await;
     }
     // A queue that becomes empty is watched, too.
@@ -143,4 +148,12 @@ async fn a_queue_with_its_first_message_is_read_alone() {
     site.broker.put("test://a", 1);
     let QueueReadings { readings, .. } = site.next().await;
     assert_eq!(readings.iter().map(|(queue, _)| queue).collect::<Vec<_>>(), ["test://a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_reading_that_panicked_its_queues_are_read_again() {
+    let mut site = Site::start(&["test://a"]);
+    site.broker.state().panics = true;
+    assert_eq!(site.next().await.readings[0].0, "test://a");
+    assert_eq!(site.broker.state().reads.len(), 2);
 }

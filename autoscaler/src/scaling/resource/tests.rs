@@ -549,3 +549,16 @@ fn what_a_user_has_to_change_is_reported_once() {
     workers.evaluate();
     assert_eq!(workers.scaled.take_not_shown(), None);
 }
+
+#[test]
+fn a_reading_of_a_metric_counts_for_three_quarters_of_a_minute() {
+    let mut workers = Workers::new(Phase::Active, 2);
+    let metrics = vec![minute_metric("lag")];
+    *workers.scaling() = Scaling { metrics, last_scaled: Some(WALL - 3600), ..Scaling::up_to(30) };
+    workers.read_metrics([minute_reading("lag", MetricValue::Number(0.0))]);
+    workers.pass(45);
+    assert_eq!(workers.due(), Some((1, false)));
+    workers.pass(1);
+    assert_eq!(workers.due(), None);
+    assert!(matches!(workers.work(), Some(Work::NotIdle(WorkNotIdle::MetricUnknown { .. }))));
+}
