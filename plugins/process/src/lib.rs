@@ -404,8 +404,8 @@ impl Process {
 async fn finish_leaving(process: &Arc<Process>, turn: &mut Turn<Replicas>) -> Result<(), ScaleError> {
     let Some(leaving) = turn.leaving().cloned() else { return Ok(()) };
     let mut stops = JoinSet::new();
-    for run in leaving.all().cloned() {
-        let process = Arc::clone(process);
+    for run in leaving.all() {
+        let (process, run) = (Arc::clone(process), run.clone());
         stops.spawn(async move {
             process.folder.stop(&run, process.spec.stop_grace_period).await?;
             process.log_stopped(&run);

@@ -38,7 +38,6 @@ pub(crate) struct Through {
 
 /// Who reads a body from the resource.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a box would cost each answer an allocation")]
 pub(crate) enum FromResource {
     /// The DLX, over HTTP/1.1.
     Http1(AnswerBody),

@@ -301,7 +301,8 @@ mod tests {
             resource.write_all(b"event").await.unwrap();
             assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "event");
             assert!(body.room.capacity() > 0);
-            poll_fn(|cx| Poll::Ready(assert!(Pin::new(&mut body).poll_frame(cx).is_pending()))).await;
+            let is_pending = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx).is_pending())).await;
+            assert!(is_pending);
             assert_eq!(body.room.capacity(), 0);
         }
     }
