@@ -1,5 +1,6 @@
 //! Workers of a queue, from zero to many and back, with real daemons, the real metric source and real brokers.
 
+mod ends;
 mod faults;
 mod figures;
 mod jobs;
