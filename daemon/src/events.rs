@@ -92,16 +92,16 @@ pub const SCALED_UP: EventReason = EventReason::normal("ScaledUp");
 pub const SCALED_DOWN: EventReason = EventReason::normal("ScaledDown");
 
 /// Replicas are not removed yet, because those that could be removed have work; the message names them. Published once, until some are
-/// removed.
+/// removed or none has to be.
 ///
 /// To do: nothing. If it lasts, correct a busy probe that does not answer.
 pub const SCALE_DOWN_WAITS: EventReason = EventReason::normal("ScaleDownWaits");
 
-/// A queue cannot be read, or changing the number of replicas, or waking the resource for a metric, failed; or its workers are never
-/// scaled down, because their queue does not show the work in progress; or its replicas end by themselves again and again. The message
-/// has the reason.
+/// A queue cannot be read; or changing the number of replicas, or waking the resource for a metric, failed; or workers are never
+/// scaled down, because their queue does not show the work in progress; or replicas end by themselves, or are removed by another
+/// writer, again and again. The message has the reason.
 ///
-/// To do: correct the reason: a broker that does not answer, wrong credentials, a missing right, an admission policy, a command that ends; or set what the
-/// message names. The autoscaler tries again after growing pauses. A queue that fails for many workloads is
-/// published on twenty of them.
+/// To do: correct the reason: a broker that does not answer, wrong credentials, a missing right, an admission policy, a command
+/// that ends, a manifest with `replicas`; or set what the message names. The autoscaler tries again after growing pauses. A queue
+/// that fails for many workloads is published on twenty of them.
 pub const NOT_SCALED: EventReason = EventReason::warning("NotScaled");

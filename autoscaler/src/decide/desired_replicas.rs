@@ -16,7 +16,7 @@ use crate::telemetry::rounded;
 const TOLERANCE: f64 = 0.1;
 
 /// Why workers with `seconds-per-message` keep their number.
-const RATE_UNKNOWN: &str = "how many messages arrive, which seconds-per-message needs, is not known (Redis lists and folders never show it: remove seconds-per-message there)";
+const RATE_UNKNOWN: &str = "the number of arriving messages is unknown, which seconds-per-message needs; Redis lists and folders never show it: remove seconds-per-message for them";
 
 /// What the number of replicas is decided by.
 #[derive(Clone, Copy, Debug)]
@@ -283,6 +283,7 @@ impl fmt::Display for DecidingMetric {
         let Self { metric, is_count, wanted, value, target } = self;
         let value = (value * 100.0).round() / 100.0;
         match is_count {
+            true if value == 1.0 => write!(f, "1 {}, ", metric.replacen("messages", "message", 1))?,
             true => write!(f, "{value} {metric}, ")?,
             false => write!(f, "{metric} is {value}, ")?,
         }
@@ -311,11 +312,14 @@ impl fmt::Display for DesiredReplicas {
         }
         match limit {
             Limit::None => Ok(()),
-            Limit::Tolerance => write!(f, "; stays at {replicas}, which is close enough"),
-            Limit::Min(1) => f.write_str("; raised to 1, the fewest while it is awake"),
+            Limit::Tolerance => write!(f, "; stays at {replicas}, within the tolerance"),
+            Limit::Min(1) => f.write_str("; raised to 1, the minimum while awake"),
             Limit::Min(min) => write!(f, "; raised to {min} by min-replicas"),
             Limit::Throughput(floor) => {
-                write!(f, "; raised to {floor}, which keep up with the messages that arrive")
+                write!(
+                    f,
+                    "; raised to {floor} by seconds-per-message, to keep up with the messages that arrive"
+                )
             }
             Limit::Max(max) => write!(f, "; limited to {max} by max-replicas"),
             Limit::Disruption(Disruption::Replicas(most)) => {

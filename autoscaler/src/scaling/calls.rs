@@ -76,8 +76,8 @@ impl ReplicaScaler {
             self.reporter.report(&id, events::NOT_SCALED, format!("Not scaled down: {why}"));
         }
         for (id, why) in ended {
-            tracing::warn!(resource = %id, reason = %why, "starting its replicas again after growing pauses");
-            let message = format!("Its replicas are started again after growing pauses: {why}");
+            tracing::warn!(resource = %id, reason = %why, "replicas are started again after growing pauses: correct the cause in the reason");
+            let message = format!("{why}. They are started again after growing pauses; correct the cause.");
             self.reporter.report(&id, events::NOT_SCALED, message);
         }
         for (id, action) in due {
@@ -204,9 +204,9 @@ impl ReplicaScaler {
     /// Reports a wake. A change of the number of replicas is reported when it is listed: it may be smaller than requested.
     fn report_wake(&self, id: &ResourceId, action: &ScaleAction) {
         if let ScaleAction::Wake { replicas, reason, .. } = action {
+            let reason = reason.trim_start_matches("woken: ");
             tracing::info!(resource = %id, replicas, reason, "woke the resource");
-            let replicas = count_replicas(*replicas);
-            let message = format!("Woken with {replicas}: {}", reason.trim_start_matches("woken: "));
+            let message = format!("Woken with {}: {reason}", count_replicas(*replicas));
             self.reporter.report(id, events::WOKEN, message);
         }
     }

@@ -104,7 +104,7 @@ pub(super) struct Step {
     pub(super) reason: String,
 }
 
-/// What came of one.
+/// The outcome of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct FinishedStep {
     pub(super) step: Step,
@@ -159,7 +159,7 @@ pub(super) fn source_metrics(resource: &Resource, shortest: Option<Duration>) ->
     metrics
 }
 
-/// How its users have it scaled: all but what each scale writes itself.
+/// Its scaling as its users configured it, without the time that each scale writes.
 fn configured(resource: &Resource) -> Option<Scaling> {
     resource.scaling.clone().map(|scaling| Scaling { last_scaled: None, ..scaling })
 }
@@ -311,8 +311,8 @@ impl ScaledResource {
         self.restarts.reason(now, &self.resource.status)
     }
 
-    /// Whether such a call failed a short time ago, or starts again what ended a short time ago. One that lowers says nothing of a
-    /// wake or a step up.
+    /// Whether the action has to wait: such a call failed recently, or it would restart replicas that ended recently. A failed step
+    /// down does not delay a wake or a step up.
     fn is_paused(&self, action: &ScaleAction) -> bool {
         let restarts = match action {
             ScaleAction::Resize { to, .. } => *to > self.resource.replicas && self.restarts.delays(*to),
@@ -550,7 +550,7 @@ impl ScaledResource {
         }
         self.failures = Some(FailedCalls { lowered, pause: Some(now + pause), backoff });
         if let Err(ScaleError::Busy { reason, .. }) = result {
-            // Nothing is wrong, however often that is, and whichever they are.
+            // Replicas with work are no failure, however often that happens.
             self.failed = None;
             return self.busy.replace(reason.as_str().into()).is_none();
         }

@@ -99,7 +99,7 @@ async fn a_message_wakes_more_raise_and_none_lower_to_one() {
         [
             ("Woken", "Woken with 3 replicas: 55 messages, 20 per replica: 3 replicas wanted"),
             ("ScaledUp", "Scaled up from 3 to 15: 300 messages, 20 per replica: 15 replicas wanted"),
-            ("ScaledDown", "Scaled down from 15 to 1: 0 messages, 20 per replica: 0 replicas wanted; raised to 1, the fewest while it is awake"),
+            ("ScaledDown", "Scaled down from 15 to 1: 0 messages, 20 per replica: 0 replicas wanted; raised to 1, the minimum while awake"),
         ]
         .map(|(reason, message)| (reason.to_owned(), message.to_owned()))
     );

@@ -116,8 +116,8 @@ fn listed(state: &State, id: &ResourceId) -> Option<ListedWorkload> {
     if let Some(scaling) = &mut resource.scaling {
         (scaling.last_scaled, scaling.paused) = (workload.stored.last_scaled, options.paused);
     }
-    // What its metrics do not wake any more.
-    let mut unheeded = options.why_unreadable();
+    // Why its metrics cannot wake it.
+    let mut why_not_woken = options.why_unreadable();
     if options.scaling_options.has_target()
         && let Some(other) = state.scalers_of(workload).find_map(|scaler| scaler.takes_precedence())
     {
@@ -127,22 +127,23 @@ fn listed(state: &State, id: &ResourceId) -> Option<ListedWorkload> {
             // Its requests alone do not say whether it is idle.
             keep.push(other.clone());
         }
-        unheeded.get_or_insert(other);
+        why_not_woken.get_or_insert(other);
     }
     if let Some(why) = status.refusal() {
         if options.scaling_options.counts_requests() {
             // The DLXs do not count them, and none of them would count as none.
             resource.scaling = None;
-            unheeded.get_or_insert_with(|| why.to_owned());
+            why_not_woken.get_or_insert_with(|| why.to_owned());
         }
         warnings.push(Warning { reason: reasons::INTERCEPTION_REFUSED, message: why.to_owned() });
         keep.push(why.to_owned());
     }
     let is_asleep = matches!(workload.stored.record.phase, Phase::Asleep | Phase::Failed);
-    if let Some(why) = unheeded.filter(|_| options.goes_by_metrics && is_asleep && workload.replicas == 0)
+    if let Some(why) =
+        why_not_woken.filter(|_| options.goes_by_metrics && is_asleep && workload.replicas == 0)
         && resource.wake_now.is_empty()
     {
-        resource.wake_now = format!("its metrics could not wake it: {why}");
+        resource.wake_now = format!("its queues or metrics could not have woken it: {why}");
     }
     if let Some(message) = interception::interception_by_default(state, workload, &options) {
         warnings.push(Warning { reason: reasons::INTERCEPTED_BY_DEFAULT, message });

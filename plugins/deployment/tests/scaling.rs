@@ -130,7 +130,8 @@ async fn a_sleeping_worker_that_its_metrics_could_not_wake_any_more_is_woken() {
     ] {
         annotate(&scene, name, value).await;
         let woken = until(&leader, "mailer", |mailer| !mailer.wake_now.is_empty()).await;
-        let said = woken.wake_now.starts_with("its metrics could not wake it: invalid annotation: ");
+        let said =
+            woken.wake_now.starts_with("its queues or metrics could not have woken it: invalid annotation: ");
         assert!(said && woken.wake_now.contains(name), "{}", woken.wake_now);
         annotate(&scene, name, valid).await;
         until(&leader, "mailer", |mailer| mailer.wake_now.is_empty()).await;

@@ -359,7 +359,7 @@ impl Process {
         let (resource, replica) = (&self.id, run.replica);
         if self.folder.ended(replica).is_some_and(|ended| ended.run == run.id && ended.killed) {
             let grace_period = duration::short(self.spec.stop_grace_period);
-            tracing::warn!(%resource, run = run.id, replica, stop_grace_period = grace_period, "killed: it had not ended within its stopGracePeriod after SIGTERM");
+            tracing::warn!(%resource, run = run.id, replica, stop_grace_period = grace_period, "killed after its stopGracePeriod: raise that, or let the process end at SIGTERM");
         } else {
             tracing::info!(%resource, run = run.id, replica, "stopped");
         }

@@ -258,14 +258,14 @@ fn each_limit_has_its_sentence() {
             5,
             count(105.0),
             3600,
-            "105 messages, 20 per replica: 6 replicas wanted; stays at 5, which is close enough",
+            "105 messages, 20 per replica: 6 replicas wanted; stays at 5, within the tolerance",
         ),
         (
             limited(30),
             3,
             count(0.0),
             3600,
-            "0 messages, 20 per replica: 0 replicas wanted; raised to 1, the fewest while it is awake",
+            "0 messages, 20 per replica: 0 replicas wanted; raised to 1, the minimum while awake",
         ),
         (
             limits(2, 30, ALL),
@@ -314,7 +314,7 @@ fn each_limit_has_its_sentence() {
             9,
             count(20.0),
             3600,
-            "20 messages, 20 per replica: 1 replica wanted; stays at 9: how many messages arrive, which seconds-per-message needs, is not known (Redis lists and folders never show it: remove seconds-per-message there)",
+            "20 messages, 20 per replica: 1 replica wanted; stays at 9: the number of arriving messages is unknown, which seconds-per-message needs; Redis lists and folders never show it: remove seconds-per-message for them",
         ),
         (
             paused,

@@ -1,4 +1,4 @@
-//! Replicas that ended by themselves, and the pause before they are started again.
+//! Replicas that ended by themselves, or that another writer removed, and the pause before they are started again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,13 +10,15 @@ const RESTART_PAUSE: Backoff = Backoff::new(Duration::from_secs(1), Duration::fr
 /// After that time without such an end the next pause is the first one again.
 const STABLE_AFTER: Duration = Duration::from_secs(600);
 
-/// The replicas of one resource that ended by themselves.
+/// The replicas of one resource that ended by themselves, or that another writer removed.
 #[derive(Debug)]
 pub(super) struct Restarts {
     /// The replicas that there were before; 0: none ended since their number was last changed.
     reached: u32,
     /// Some ended since the last evaluation.
     ended: bool,
+    /// Another writer removed those that ended last.
+    by_another: bool,
     backoff: Backoff,
     /// The pause that is not over.
     pause: Option<Instant>,
@@ -36,6 +38,7 @@ impl Restarts {
         Self {
             reached: 0,
             ended: false,
+            by_another: false,
             backoff: RESTART_PAUSE,
             pause: None,
             over: None,
@@ -44,14 +47,14 @@ impl Restarts {
         }
     }
 
-    /// The plugin lists it anew. Each step, wake and scale to zero writes another nonce; a plugin that knows rollouts lists the
-    /// replicas that are wanted, whether or not they run.
+    /// The plugin lists it anew. Each step, wake and scale to zero writes another nonce. A plugin that knows rollouts lists the
+    /// replicas that are wanted, whether or not they run: only another writer lowers them without a nonce.
     pub(super) fn observe(&mut self, before: &Resource, listed: &Resource) {
-        let is_unwritten = before.record.nonce == listed.record.nonce
-            && before.record.phase == listed.record.phase
-            && before.rollout.is_none();
+        let is_unwritten =
+            before.record.nonce == listed.record.nonce && before.record.phase == listed.record.phase;
         if is_unwritten && listed.replicas < before.replicas {
             (self.ended, self.reached) = (true, self.reached.max(before.replicas));
+            self.by_another = listed.rollout.is_some();
         } else if listed.replicas != before.replicas {
             self.reached = 0;
         }
@@ -77,8 +80,8 @@ impl Restarts {
         self.pause
     }
 
-    /// Whether to have so many replicas is to start again those that ended, and the pause before that is not over. More than there
-    /// were are for a load that grew.
+    /// Whether scaling to this many replicas would restart those that ended while the pause lasts. More than there were before is
+    /// growth, and not delayed.
     pub(super) fn delays(&self, replicas: u32) -> bool {
         self.pause.is_some() && replicas <= self.reached
     }
@@ -87,7 +90,7 @@ impl Restarts {
     pub(super) fn reason(&self, now: Instant, status: &str) -> Option<String> {
         let left = self.pause?.checked_duration_since(now)?;
         let left = Duration::from_secs(left.as_secs().max(1));
-        Some(format!("{}; started again in {}", ended(status), short(left)))
+        Some(format!("{}; to be started again in {}", self.cause(status), short(left)))
     }
 
     /// That they end again and again, if that is to be reported now: once, until they end in another way.
@@ -95,16 +98,17 @@ impl Restarts {
         if self.pause.is_none() || !self.repeats {
             return None;
         }
-        let why: Arc<str> = ended(status).into();
+        let why: Arc<str> = self.cause(status).into();
         let is_new = self.reported.as_ref() != Some(&why);
         self.reported = Some(why.clone());
         is_new.then_some(why)
     }
-}
 
-fn ended(status: &str) -> String {
-    match status {
-        "" => "its replicas end by themselves".to_owned(),
-        how => format!("its replicas end by themselves: {how}"),
+    fn cause(&self, status: &str) -> String {
+        match status {
+            _ if self.by_another => "Another writer lowers its replicas".to_owned(),
+            "" => "Replicas end by themselves".to_owned(),
+            how => format!("Replicas end by themselves: {how}"),
+        }
     }
 }

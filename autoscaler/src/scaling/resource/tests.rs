@@ -192,7 +192,7 @@ fn a_wake_has_a_reason_and_the_fewest_replicas() {
     else {
         panic!("no wake");
     };
-    assert_eq!(reason, "woken: 1 messages, 20 per replica: 1 replica wanted; raised to 3 by min-replicas");
+    assert_eq!(reason, "woken: 1 message, 20 per replica: 1 replica wanted; raised to 3 by min-replicas");
     // A user's wish needs no metric, and no target.
     workers.queues.clear();
     assert_eq!(workers.due(), None);
@@ -504,7 +504,7 @@ fn replicas_that_have_work_are_reported_once_and_are_no_failure() {
     assert_eq!(workers.due(), Some((15, false)));
     assert_eq!(workers.scaled.busy, None, "nothing waits for them any more");
     workers.read(20, Some(0));
-    assert!(workers.end_call(true, &busy("a, b")), "it is news again");
+    assert!(workers.end_call(true, &busy("a, b")), "it is reported again");
     workers.end_call(true, &Ok(()));
     assert_eq!(workers.scaled.busy, None);
 }

@@ -4,7 +4,8 @@
 use scaler_types::EventReason;
 
 /// An annotation has a value that cannot be read, or needs another that is missing; the message names both. On the workload, also for
-/// an annotation of its namespace. The workload is kept awake, and its replicas are not changed.
+/// an annotation of its namespace. The workload is kept awake, and its replicas are not changed. If it is asleep and a queue or metric
+/// would wake it, it is woken.
 ///
 /// To do: correct the annotation.
 pub(crate) const INVALID_ANNOTATION: EventReason = EventReason::warning("InvalidAnnotation");

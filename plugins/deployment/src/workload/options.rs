@@ -69,7 +69,7 @@ pub(crate) struct WorkloadOptions {
     pub(crate) invalid: Vec<InvalidAnnotation>,
     /// One that cannot be used without another, which is missing.
     pub(crate) invalid_combination: Option<String>,
-    /// Its users mean a metric to wake it, whether or not that can be read.
+    /// Its users want a queue or metric to wake it, even if the annotation is invalid.
     pub(crate) goes_by_metrics: bool,
 }
 

@@ -14,7 +14,7 @@ fn busy(replicas: u32) -> Workers {
 }
 
 impl Workers {
-    /// So many are left, as its plugin lists them; one ended so.
+    /// The plugin lists `left` replicas; one ended as `how` says.
     fn end(&mut self, left: u32, how: &str) {
         let mut listed = self.scaled.resource.clone();
         (listed.replicas, listed.status) = (left, how.to_owned());
@@ -111,21 +111,12 @@ fn a_load_that_grows_is_followed_at_once() {
     let mut workers = busy(3);
     workers.end(2, "");
     assert_eq!((workers.due_with(60), workers.due_with(200)), (None, Some((10, false))));
-    // None: their users set another number, or a step lowered it.
+    // No delay: a step lowered the number, or a user set another.
     let mut lowered = busy(9);
     lowered.end(8, "");
     assert_eq!(lowered.due_with(180), None);
     lowered.step(2);
     assert_eq!(lowered.due_with(100), Some((5, false)), "not as many as there were, and none ended since");
-    let mut wanted = busy(9);
-    wanted.scaled.resource.rollout = Some(Rollout {
-        revision: "1".to_owned(),
-        phase: RolloutPhase::Complete,
-        status: String::new(),
-        deadline: None,
-    });
-    wanted.end(2, "");
-    assert_eq!(wanted.due_with(180), Some((9, false)), "another writer lowered it");
     // A user's wish.
     let mut asked = busy(3);
     asked.end(0, "");
@@ -136,6 +127,25 @@ fn a_load_that_grows_is_followed_at_once() {
     assert_eq!(asked.due_with(60), Some((1, true)));
 }
 
+/// As a GitOps tool does that has the number in its manifest.
+#[test]
+fn replicas_that_another_writer_lowers_are_raised_after_growing_pauses() {
+    let mut workers = busy(9);
+    workers.scaled.resource.rollout = Some(Rollout {
+        revision: "1".to_owned(),
+        phase: RolloutPhase::Complete,
+        status: String::new(),
+        deadline: None,
+    });
+    for (pause, reported) in [(1, None), (2, Some("Another writer lowers its replicas")), (4, None)] {
+        workers.end(1, "");
+        assert_eq!(workers.due_with(180), None);
+        assert_eq!(workers.scaled.take_ended().as_deref(), reported);
+        assert_eq!(workers.due_after(180), (pause, Some((9, false))));
+        workers.step(9);
+    }
+}
+
 #[test]
 fn that_they_end_again_is_reported_once_and_shown_while_they_are_not_started() {
     let mut workers = busy(3);
@@ -144,17 +154,17 @@ fn that_they_end_again_is_reported_once_and_shown_while_they_are_not_started() {
         workers.end(2, how);
         workers.due_with(60);
         let shown = workers.scaled.restart_pause(workers.now).unwrap();
-        assert!(shown.starts_with("its replicas end by themselves"), "{shown}");
+        assert!(shown.starts_with("Replicas end by themselves"), "{shown}");
         reports.push(workers.scaled.take_ended().map(|why| why.to_string()));
         assert_eq!(workers.scaled.take_ended(), None);
         workers.due_after(60);
         assert_eq!(workers.scaled.restart_pause(workers.now), None);
         workers.step(3);
     }
-    let said = |how: &str| Some(format!("its replicas end by themselves: {how}"));
+    let said = |how: &str| Some(format!("Replicas end by themselves: {how}"));
     assert_eq!(reports, [None, said("exited with status 1"), None, said("was ended by signal 9")]);
     workers.end(2, "exited with status 1");
     workers.due_with(60);
-    let shown = "its replicas end by themselves: exited with status 1; started again in 16s";
+    let shown = "Replicas end by themselves: exited with status 1; to be started again in 16s";
     assert_eq!(workers.scaled.restart_pause(workers.now).as_deref(), Some(shown));
 }

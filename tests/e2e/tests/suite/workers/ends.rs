@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{NAMESPACE, allowed_hosts, site, until_empty, until_said};
 
 /// What the autoscaler says while it does not start them.
-const PAUSED: &str = "its replicas end by themselves: exited with status 7; started again in ";
+const PAUSED: &str = "Replicas end by themselves: exited with status 7; to be started again in ";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_wakes_workers_without_a_request() {
@@ -40,7 +40,7 @@ async fn workers_that_end_by_themselves_are_started_again_after_growing_pauses()
     let autoscaler = site.autoscaler().await;
     until_empty(&autoscaler, "mailer").await;
     queue.put(9).await;
-    let warning = "starting its replicas again after growing pauses";
+    let warning = "replicas are started again after growing pauses";
     until("the warning that they end again", || async {
         let log = autoscaler.log();
         if log.contains(warning) { Ok(()) } else { Err(log) }
@@ -77,7 +77,7 @@ async fn a_worker_that_is_killed_after_its_grace_period_is_a_warning() {
     site.state_is(NAMESPACE, "mailer", "asleep").await;
     until("the warning that it was killed", || async {
         let log = autoscaler.log();
-        let killed = "killed: it had not ended within its stopGracePeriod after SIGTERM resource=demo/mailer";
+        let killed = "killed after its stopGracePeriod: raise that, or let the process end at SIGTERM resource=demo/mailer";
         let is_warning =
             |line: &str| line.contains("WARN") && line.contains(killed) && line.contains("500ms");
         if log.lines().any(is_warning) { Ok(()) } else { Err(log) }
