@@ -72,7 +72,7 @@ pub(crate) async fn wake_by_leader(
     result
 }
 
-/// Writes that a wake failed: on what was seen before it, or, where its record was written before it failed, on that record alone.
+/// Records that a wake failed: on the version seen before it or, if the wake's own record was written, on that record.
 async fn write_failed(
     plugin: &dyn RunningPlugin,
     seen: &Seen,

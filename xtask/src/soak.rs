@@ -12,8 +12,9 @@ use crate::{
     workspace::Profile,
 };
 
-/// Runs the end-to-end cycles of `cargo xtask test` with 1,000 of each instead of 50, its herd of 60 workloads with 3,000, and its workers of queues with 1,000 jobs and 2,000 queues
+/// Runs the long end-to-end tests of `cargo xtask test` with larger numbers
 ///
+/// 1,000 cycles of each instead of 50, a herd of 3,000 workloads instead of 60, and workers with 1,000 jobs and 2,000 queues.
 /// The same code and the same checks: committed cycles 1 -> 0 -> 1 under load of random phase, with neither daemon
 /// stopped, with each stopped by SIGTERM in every cycle, and with SIGKILL; of processes, and of Deployments in a cluster
 /// of the tests' own, there also with rollouts, changes of the leader and an upgrade. Takes some hours on two cores.

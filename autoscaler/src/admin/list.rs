@@ -201,11 +201,11 @@ impl ListedResource {
             reason: match unreadable {
                 Some(why) => format!("cannot read what its plugin lists for it: {why}"),
                 None => match (reason(&resource, state, same), scaling) {
-                    // Why so many as well, and not more or fewer.
+                    // Also why it has this number of replicas.
                     (awake, Some(scaling)) if state == ScaleState::Awake => {
                         format!("{awake}; {}", scaling.reason)
                     }
-                    // It is to be woken.
+                    // It is about to be woken.
                     (asleep, Some(scaling)) if resource.record.phase == Phase::Active => {
                         format!("{asleep}; {}", scaling.reason)
                     }

@@ -408,7 +408,7 @@ async fn in_traffic_mode_external_work_in_progress_and_a_stop_keep_it_awake() {
     assert_eq!(site.run().await, DrainOutcome::Committed);
 }
 
-/// The plugin asks the replicas at the commit. It is no failure, for which a user should look.
+/// The plugin asks the replicas at the commit. A busy one is no failure.
 #[tokio::test]
 async fn a_replica_that_has_work_reverts() {
     let site = Site::new();

@@ -171,8 +171,8 @@ async fn show_scaled(resource: &Arc<ResourceHandle>, source: &PluginSource) {
     }
 }
 
-/// Waits until an endpoint answers, a resource without requests runs, or the record shows that another daemon has continued from this wake. Why the resource is
-/// not up, if neither has happened by the deadline.
+/// Waits until an endpoint answers, a resource that takes no requests is up, or the record shows that another daemon has continued
+/// from this wake. Returns why the resource is not up, if none of these has happened by the deadline.
 async fn wait_until_up(resource: &Arc<ResourceHandle>, nonce: Nonce, deadline: Instant) -> Option<String> {
     let mut changed = resource.subscribe();
     loop {

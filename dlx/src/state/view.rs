@@ -262,8 +262,8 @@ impl ResourceView {
         self.listed.iter().any(|listed| listed.ready)
     }
 
-    /// Whether it takes no requests, and its replicas are ready by what its plugin lists: nothing is probed for that. While this DLX
-    /// wakes it that is not known before the plugin's answer.
+    /// Whether it takes no requests, and its plugin lists its replicas as ready; nothing is probed. During a wake by this DLX it is
+    /// false until the plugin has answered.
     pub(crate) fn runs_without_requests(&self) -> bool {
         let is_complete = |rollout: &Rollout| rollout.phase == RolloutPhase::Complete;
         let nonce = self.gate.seen().map(|seen| seen.record.nonce);
@@ -375,8 +375,8 @@ impl ResourceView {
         }
     }
 
-    /// Notes that requests can be forwarded, or that one without requests runs; the duration and phases of this DLX's wake, if there was one, and whether it
-    /// was its own.
+    /// Notes that requests can be forwarded, or that a resource that takes no requests is up. Returns the duration and phases of this
+    /// DLX's wake, if there was one, and whether it was its own.
     pub(crate) fn finish_wake(&mut self) -> Option<(Duration, ColdStartPhases, bool)> {
         self.failure = None;
         self.last_error = None;

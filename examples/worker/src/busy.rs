@@ -10,14 +10,14 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// Answers all requests on all connections.
+/// Accepts connections, and answers one request on each.
 pub async fn serve(listener: TcpListener, is_busy: Arc<AtomicBool>) {
     loop {
         // An error is that connection's own.
         if let Ok((stream, _)) = listener.accept().await {
             let is_busy = Arc::clone(&is_busy);
             tokio::spawn(async move {
-                // A client that breaks off is no news.
+                // The client closed the connection.
                 let _ = answer(stream, &is_busy).await;
             });
         }

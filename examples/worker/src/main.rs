@@ -1,4 +1,4 @@
-//! A small worker to be scaled by its queue: what the tests run.
+//! A small worker that is scaled by its queue, for the demo and the tests.
 //!
 //! The queue is a folder with one file for each job, which says how long the job takes, as in `1500ms`. SIGTERM lets it finish the
 //! job that it works on; then it ends with status 0. `--help` has the flags.

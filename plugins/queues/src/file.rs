@@ -54,7 +54,7 @@ pub(crate) struct SpoolFolders {
     /// Held while the folder is read: one on a file system that does not answer takes one thread.
     turns: Mutex<HashMap<PathBuf, Arc<tokio::sync::Mutex<()>>>>,
     reads: Arc<Semaphore>,
-    /// What no call waits for now: one for each call that there was at the same time.
+    /// The watches of calls that have ended, for the next calls; as many as there were calls at once.
     kept: Mutex<Vec<FolderChanges>>,
 }
 
@@ -199,7 +199,7 @@ impl SpoolFolders {
     pub(crate) async fn changes(&self, folders: &[(String, SpoolFolder)]) -> io::Result<Vec<String>> {
         let all: Vec<_> = folders.iter().map(|(_, folder)| folder.clone()).collect();
         let watch = self.watch(&all).await?;
-        // What came before the watch was there, and what an earlier call did not wait for.
+        // The reading below covers earlier events.
         watch.forget_events()?;
         let readings = self.read(all, &QueuesSection::default()).await;
         let has_message =
@@ -219,7 +219,7 @@ impl SpoolFolders {
     ///
     /// The system's limit of watches is reached.
     async fn watch(&self, folders: &[SpoolFolder]) -> io::Result<CallChanges<'_>> {
-        // Closing it takes the kernel long where it has many watches, and a user may have few of them.
+        // Reused: closing an inotify with many watches is slow, and the number per user is limited.
         let kept = lock(&self.kept).pop();
         let FolderChanges { inotify, folders: before } = kept.map_or_else(FolderChanges::new, Ok)?;
         let added = folders.iter().map(|folder| {
@@ -307,7 +307,7 @@ impl CallChanges<'_> {
         }
     }
 
-    /// What has happened so far is known otherwise.
+    /// Drops the events so far: the caller reads the folders instead.
     fn forget_events(&self) -> io::Result<()> {
         self.changes.as_ref().map_or(Ok(()), |changes| changes.take_events().map(drop))
     }

@@ -44,11 +44,10 @@ use kind::QueueKind as _;
 use kind::{Reading, read_kind};
 use uri::Uri;
 
-/// How often empty queues are read again whose broker does not tell of new messages: so often that the first message is followed by the
-/// replicas within a second.
+/// How often empty queues of brokers that do not report new messages are read: replicas follow a first message within a second.
 const POLL: Duration = Duration::from_millis(500);
 
-/// A broker that was last asked longer ago is forgotten.
+/// After this time without a reading a broker's entry is removed.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
 /// The host and port of a queue's URI; none: it is no URI, or it names a folder.

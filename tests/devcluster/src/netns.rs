@@ -69,8 +69,8 @@ pub fn run_blocking(test: impl FnOnce()) {
     }
 }
 
-/// Gives names to addresses, for this process and all that it starts: as a cluster's DNS does. To be called inside, with a file to write
-/// them to that stays there.
+/// Maps host names to addresses, for this process and its children, as a cluster's DNS does. Call it inside the namespace; `file`
+/// must exist as long as the names are used.
 ///
 /// # Panics
 ///

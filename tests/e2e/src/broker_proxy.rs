@@ -1,4 +1,4 @@
-//! A proxy in front of a broker that misbehaves as a test wants.
+//! A proxy in front of a broker. It misbehaves as a test sets.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::wait::pause;
 pub enum Behaviour {
     /// They are forwarded.
     Forward,
-    /// All answers come so late.
+    /// Each answer is delayed by this.
     Slow(Duration),
     /// Whatever is asked, the answer is no word of the broker's protocol.
     Nonsense,
@@ -49,7 +49,7 @@ impl BrokerProxy {
                 let behaviour = *now.borrow_and_update();
                 tokio::spawn(async move {
                     tokio::select! {
-                        // One that is closed by either side is no news.
+                        // Either side closed the connection.
                         _ = serve(client, broker, behaviour) => {}
                         // It stopped, or behaves in another way from now on.
                         _ = now.changed() => {}

@@ -1,4 +1,4 @@
-//! Real brokers with queues that a test fills and empties, and a proxy in front of one that misbehaves.
+//! Real brokers, and queues that a test fills and empties.
 
 use std::{
     fs,

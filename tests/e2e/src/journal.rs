@@ -105,8 +105,7 @@ impl Verdict {
         verdict
     }
 
-    /// Takes as many of those that were given again for right as the DLXs count to have sent a second time. Only GETs are:
-    /// no lines.
+    /// Accepts as many of the repeated requests as the DLXs say they sent a second time. They send no lines again.
     pub fn allow_resent(&mut self, counted: f64) {
         let before = self.twice.len();
         let mut left = counted as usize;

@@ -50,7 +50,7 @@ pub(crate) struct LoadReports {
     unknown: Option<Arc<str>>,
 }
 
-/// About how many resources one question is: what their names take is far from what a DLX reads of a body.
+/// How many resources one request names. Their names stay far below the largest body that a DLX reads.
 const MAX_ASKED_AT_ONCE: usize = 1_000;
 
 /// Asks every live DLX, all at once, about these resources of this kind.

@@ -36,7 +36,7 @@ async fn many_resources_are_asked_about_in_several_questions() {
         requests.iter().map(|request| request.body["resources"].as_array().unwrap().len()).collect()
     };
     assert_eq!(sizes, [1_000, 1_000, 500]);
-    // A part of the answer is none: the others may be busy.
+    // A partial answer counts as no answer: the other resources may be busy.
     fails.store(asked.load(Ordering::SeqCst) + 1, Ordering::SeqCst);
     let reports = query_load(&members, KIND, all).await;
     assert!(reports.unknown.is_some() && reports.answers.is_empty(), "{reports:?}");

@@ -57,8 +57,7 @@ pub(super) fn judge(case: &Case, relay: &Seen, library: &Seen, peers: &[(&str, S
     findings
 }
 
-/// How many answers can be compared: one that the library passes on for two clients to read differently ends the comparison,
-/// and one that the relay refuses.
+/// How many answers are compared: up to the first that two clients could read differently, or that the relay refuses.
 fn judged(relay: &Seen, library: &Seen, findings: &mut Vec<Finding>) -> usize {
     let mut judged = library.fault.as_ref().map_or(usize::MAX, |_| library.answers.len());
     for (number, own) in relay.answers.iter().enumerate().take(judged) {

@@ -4,7 +4,8 @@
 //! - If the relay forwards a request, the library alone forwards it, too, as the same one in the connection's order, with the
 //!   same method, target, fields, body and framing; and nginx or HAProxy forwards one with the same method, target and body,
 //!   unless [`compare`] lists what both refuse, with the reason.
-//! - If the library forwards a request, or an answer, so does the relay, unless [`compare`] lists why not.
+//! - If the library forwards a request, so does the relay, unless [`compare`] lists why not; and every answer that the library
+//!   forwards.
 //! - What goes out at either end can be read in one way only: by [`Message::parse`](crate::testing::message::Message::parse),
 //!   unless the library sends the same.
 //! - The client gets the same answers, but for the case of letters and the order of fields, `Date`, answers of status 1xx and

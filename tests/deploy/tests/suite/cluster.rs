@@ -163,7 +163,7 @@ async fn the_autoscaler_alone_intercepts_services_in_its_namespaces_and_only_wit
                     "{values}: {daemon} patches a Service of {namespace}"
                 );
                 let slice = json!({
-                    "metadata": {"name": format!("web-{daemon}"), }, "addressType": "IPv4", "endpoints": [], "ports": [],
+                    "metadata": {"name": format!("web-{daemon}")}, "addressType": "IPv4", "endpoints": [], "ports": [],
                 });
                 let slice: EndpointSlice = serde_json::from_value(slice).expect("an EndpointSlice");
                 let slices = Api::namespaced(its.clone(), namespace);

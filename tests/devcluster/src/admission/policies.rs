@@ -83,7 +83,7 @@ impl Bound<'_> {
         self.policy["failurePolicy"] == "Ignore"
     }
 
-    /// What its expressions are given where `value` is to be written, variables included; `None`: the policy is not about that.
+    /// The variables of its expressions for a write of `value`; `None`: the policy does not match the write.
     ///
     /// # Errors
     ///
@@ -178,7 +178,7 @@ impl StructType for JsonPatch {
     }
 }
 
-/// What an expression is.
+/// Evaluates an expression.
 pub(super) fn evaluate(expression: &str, context: &Context<'_, '_>) -> Result<Cel, String> {
     let known = PROGRAMS.lock().unwrap_or_else(PoisonError::into_inner).get(expression).cloned();
     let program = match known {

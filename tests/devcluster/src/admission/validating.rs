@@ -38,7 +38,7 @@ fn denied(policy: &Bound<'_>, write: &Write<'_>, name: &str, why: &str) -> Failu
     let (policy, binding) = (text(&policy.binding["policyName"]), policy.name);
     let why = format!("ValidatingAdmissionPolicy '{policy}' with binding '{binding}' denied request: {why}");
     let mut failure = Failure::forbidden(write.kind, name, &why);
-    // As where a validation says no reason.
+    // The default of a validation without `reason`.
     (failure.code, failure.reason) = (StatusCode::UNPROCESSABLE_ENTITY, "Invalid");
     failure.details["causes"] = json!([{"message": why}]);
     failure

@@ -59,7 +59,7 @@ fn cycles_lose_nothing_while_the_dlxs_are_rolled_out() {
     lose_nothing(Disturbance::Rollout);
 }
 
-/// How many starts of pods are asked for where there are messages, too: of a cycle with two replicas two are counted.
+/// How many pod starts to run with messages. A cycle with two replicas counts as two.
 fn starts() -> u64 {
     (Plan::new().cycles / 5).max(12)
 }
@@ -98,7 +98,7 @@ fn cycles_of_workloads_with_requests_and_a_queue_lose_nothing() {
         return;
     }
     run(async {
-        // Where there is time for it, by Services.
+        // A soak also intercepts the Services.
         let is_soak = Plan::new().cycles >= 1000;
         let plan = if is_soak { Plan::new().intercepted("always") } else { Plan::new() };
         let annotations = [

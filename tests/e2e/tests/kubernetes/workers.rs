@@ -21,7 +21,6 @@ use e2e::{
 };
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt as _, api::ListParams};
-
 use serde_json::{Value, json};
 
 use crate::leaders::holds;
@@ -30,7 +29,7 @@ const TUBE: &str = "mails";
 /// Where the example's Redis is reached, which listens on all addresses.
 const REDIS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 244, 255, 2));
 const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
-/// How long a step down is on its way to the API, so that it can be caught there.
+/// The delay of the patch of a step down, so that the leader can be killed before it arrives.
 const STEP_TAKES: Duration = Duration::from_secs(2);
 
 /// A pod that is ready.
@@ -131,7 +130,7 @@ fn workers_go_from_none_to_many_to_fewer_and_to_none_while_leaders_are_killed() 
         let all = workers(&shop, &mailer, 6).await;
         shop.event(&mailer, "ScaledUp: Scaled up from 5 to 6").await;
 
-        // The leader is killed when it has marked pods and has not taken them yet.
+        // The leader is killed after it marked pods, and before its step down arrives.
         let busy: BTreeSet<_> = all.iter().step_by(3).cloned().collect();
         for worker in &busy {
             say(worker, true).await;
@@ -152,7 +151,7 @@ fn workers_go_from_none_to_many_to_fewer_and_to_none_while_leaders_are_killed() 
         assert_eq!(names(&left), names(&busy), "those that have work stay");
         shop.event(&mailer, "ScaledDown: ").await;
 
-        // Without a message, but with work: none leaves.
+        // The queue is empty, but the workers are busy: none is removed.
         broker::take(TUBE, 100).await;
         shop.event(&mailer, "its 2 pods may have work").await;
         assert_eq!(names(&workers(&shop, &mailer, 2).await), names(&busy));
@@ -189,7 +188,7 @@ fn without_any_dlx_a_stateful_worker_wakes_loses_only_idle_last_ones_and_sleeps(
     });
 }
 
-/// examples/kubernetes/workers.yaml as it is, with the namespace file of the values beside it; but for how soon it sleeps, and how few messages a worker is for.
+/// examples/kubernetes/workers.yaml with its namespace file, but a shorter window and fewer messages per replica.
 #[test]
 fn the_example_of_workers_works_its_queue_off_and_sleeps() {
     if needs_devcluster("names a broker in its network") {

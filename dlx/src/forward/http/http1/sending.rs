@@ -21,14 +21,14 @@ const MAX_AHEAD: usize = 64 * 1024;
 const MAX_KEPT: usize = 2 * MAX_AHEAD;
 
 thread_local! {
-    /// Memory for what is written, of no request while nothing is.
+    /// The thread's buffer for writing. A request owns it only while it has something to write.
     static MEMORY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A request that is being sent.
 #[derive(Debug)]
 pub(super) struct Sending {
-    /// Taken and not written yet, from `written` on. Without memory while it is empty.
+    /// Taken and not written yet, from `written` on. Has no capacity while it is empty.
     out: Vec<u8>,
     written: usize,
     body: RequestBody,

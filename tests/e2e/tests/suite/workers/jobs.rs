@@ -1,4 +1,4 @@
-//! Jobs through fleets that grow and shrink: none is cut off. `SCALER_CYCLES` says how many.
+//! Jobs while the number of workers grows and shrinks: none is cut off. `SCALER_CYCLES` says how many.
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
@@ -44,7 +44,7 @@ impl Journal {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_job_is_cut_off_while_the_fleet_grows_and_shrinks() {
+async fn no_job_is_cut_off_while_workers_are_added_and_removed() {
     let count: u32 = std::env::var("SCALER_CYCLES").ok().and_then(|cycles| cycles.parse().ok()).unwrap_or(50);
     // A few jobs of 2 s, or very many of 20 s.
     let (longest, replicas) = if count > 100 { (20_000_u64, 40_u64) } else { (2_000, 6) };
@@ -69,7 +69,7 @@ async fn no_job_is_cut_off_while_the_fleet_grows_and_shrinks() {
 
     let mut put = 0;
     while put < count {
-        // As many as would keep the whole fleet busy for a while, or a few.
+        // As many as keep all workers busy for a while, or a few.
         let burst = 1 + random.below(replicas * 4);
         for _ in 0..burst.min(u64::from(count - put)) {
             let takes = 100 + random.below(longest - 100);
