@@ -63,14 +63,6 @@ impl Case {
         })
     }
 
-    /// With another metric's reading before the others, if it has one.
-    fn with_first_reading(mut self, name: &str, value: Option<f64>) -> Self {
-        let readings = self.readings.get_or_insert_default();
-        let first = value.map(|value| reading(value, SampleCount::Count(41.0)));
-        readings.splice(..0, first.map(|reading| MetricReading { metric: name.into(), ..reading }));
-        self
-    }
-
     /// The same with a threshold above zero.
     fn counted(threshold: f64, change: impl FnOnce(&mut Self)) -> Self {
         Self::with(|case| {

@@ -6,6 +6,16 @@ use super::*;
 
 const QUEUE: &str = "beanstalkd://broker:11300/mails";
 
+impl Case {
+    /// With another metric's reading before the others, if it has one.
+    fn with_first_reading(mut self, name: &str, value: Option<f64>) -> Self {
+        let readings = self.readings.get_or_insert_default();
+        let first = value.map(|value| reading(value, SampleCount::Count(41.0)));
+        readings.splice(..0, first.map(|reading| MetricReading { metric: name.into(), ..reading }));
+        self
+    }
+}
+
 /// Workers of a queue that no request can reach, in an installation without any DLX; idle for the window.
 fn workers(change: impl FnOnce(&mut Case)) -> Case {
     Case::with(|case| {
