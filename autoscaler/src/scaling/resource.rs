@@ -71,7 +71,7 @@ pub(super) struct ScaledResource {
     unstamped: Option<Instant>,
     /// Its place among the wakes, until it is up.
     starting: Option<(WakeSlot, Instant)>,
-    /// Those of its replicas that ended by themselves.
+    /// Its replicas that ended by themselves, or that another writer removed.
     restarts: Restarts,
 }
 
@@ -306,13 +306,13 @@ impl ScaledResource {
         self.restarts.take_report(&self.resource.status)
     }
 
-    /// Why replicas that ended by themselves are not started again yet.
+    /// Why replicas that ended, or that another writer removed, are not started again yet.
     pub(super) fn restart_pause(&self, now: Instant) -> Option<String> {
         self.restarts.reason(now, &self.resource.status)
     }
 
-    /// Whether the action has to wait: such a call failed recently, or it would restart replicas that ended recently. A failed step
-    /// down does not delay a wake or a step up.
+    /// Whether the action has to wait: such a call failed recently, or it would restart replicas that ended or were removed
+    /// recently. A failed step down does not delay a wake or a step up.
     fn is_paused(&self, action: &ScaleAction) -> bool {
         let restarts = match action {
             ScaleAction::Resize { to, .. } => *to > self.resource.replicas && self.restarts.delays(*to),
